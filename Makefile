@@ -1,0 +1,29 @@
+# make reproduce   set up, run the tiny profile offline, leave reports/tiny/index.html
+# make test        set up, run every test
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup reproduce test lint clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+reproduce: setup
+	$(BIN)/gemma-encoder reproduce --profile tiny
+
+test: setup lint
+	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 900 notebooks
+
+lint: setup
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+
+clean:
+	rm -rf $(VENV) reports/tiny reports/runs

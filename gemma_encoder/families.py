@@ -1,0 +1,55 @@
+"""The decoder families that can be adapted, and the few names of their modules that we rely on.
+
+This is the only module that knows how a decoder of transformers is built inside. A family belongs here when its
+attention goes through transformers' attention interface with all keyword arguments; anything else is refused by name,
+never half-adapted.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from gemma_encoder.errors import InputError
+
+# model_type -> name of the attention module inside a layer
+FAMILIES = {
+    "gemma": "self_attn",
+    "gemma2": "self_attn",
+    "gemma3_text": "self_attn",
+    "gpt_neox": "attention",
+    "llama": "self_attn",
+    "mistral": "self_attn",
+    "modernbert-decoder": "attn",
+    "qwen2": "self_attn",
+    "qwen3": "self_attn",
+}
+
+
+def check_family(config: PreTrainedConfig) -> None:
+    """Refuse a decoder that is not of a supported family, by name."""
+    if config.model_type not in FAMILIES:
+        raise InputError(f"cannot adapt a {config.model_type!r} model; valid: {', '.join(sorted(FAMILIES))}")
+
+
+def attention_modules(backbone: PreTrainedModel) -> list[nn.Module]:
+    """The attention module of every layer, in order."""
+    name = FAMILIES[backbone.config.model_type]
+    return [getattr(layer, name) for layer in backbone.layers]
+
+
+def ffn_modules(backbone: PreTrainedModel) -> list[nn.Module]:
+    """The feed-forward module of every layer, in order."""
+    return [layer.mlp for layer in backbone.layers]
+
+
+def layer_windows(config: PreTrainedConfig) -> list[int | None]:
+    """The sliding-window width of every layer; None for a global layer."""
+    width = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None)
+    if types is None:
+        return [width] * config.num_hidden_layers
+    unknown = set(types) - {"full_attention", "sliding_attention"}
+    if unknown:
+        raise InputError(f"cannot adapt layers of type {sorted(unknown)}; valid: full_attention, sliding_attention")
+    return [width if kind == "sliding_attention" else None for kind in types]

@@ -1,0 +1,100 @@
+"""Checkpoints and tokenizers from a folder or the hub: safetensors only, no remote code, one clear line on failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from gemma_encoder.attention import IMPLEMENTATION
+from gemma_encoder.errors import InputError
+from gemma_encoder.families import check_family
+from gemma_encoder.hub import reachable
+from gemma_encoder.paths import DATA
+
+TINY = "tiny"
+
+
+def checkpoint_path(name: str | Path) -> str:
+    """Where `name` is: "tiny" is the kit's own decoder, a folder must hold a checkpoint, owner/model is on the hub."""
+    if str(name) == TINY:
+        return str(DATA / "models" / TINY)
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        if str(name).count("/") != 1 or str(name).startswith((".", "~", "/")):
+            valid = f"{TINY!r}, a checkpoint folder, or a hub name owner/model"
+            raise InputError(f"no model at {str(name)!r}; valid: {valid}")
+        return str(name)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"model folder {str(name)!r} has no config.json; valid: a folder in transformers' format")
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"model folder {str(name)!r} has no weights; valid: a folder with *.safetensors files")
+    return str(folder)
+
+
+def _explain(name: str, local: bool, error: Exception) -> str:
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if local:
+        return f"cannot load {name!r}: {said}; valid: a checkpoint in transformers' format"
+    if any(sign in str(error) for sign in ("gated", "401", "403")):
+        return (
+            f"model {name!r} is gated: accept its licence on its hub page, create a read token with access to gated "
+            f"models, run `hf auth login`; or use --model {TINY}, which needs none of it"
+        )
+    if not reachable():
+        return f"no network for hub model {name!r}; valid without network: a checkpoint folder, or --model {TINY}"
+    return f"cannot load hub model {name!r}: {said}"
+
+
+def _load(loader: Callable[..., Any], name: str | Path, **kwargs: Any) -> Any:
+    """Call a `from_pretrained` of transformers on `name`; what goes wrong becomes one line."""
+    where = checkpoint_path(name)
+    local = Path(where).is_dir()
+    try:
+        return loader(where, trust_remote_code=False, local_files_only=local or not reachable(), **kwargs)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(_explain(str(name), local, error)) from error
+
+
+def check_loaded(name: str | Path, model: PreTrainedModel, info: dict[str, Any], ignored: tuple[str, ...] = ()) -> None:
+    """Every weight of `model` came from the checkpoint, and every weight of the checkpoint went into the model."""
+    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    unexpected = sorted(key for key in info["unexpected_keys"] if not key.endswith(ignored or ("\0",)))
+    for what, keys in (("lacks", missing), ("has unknown", unexpected)):
+        if keys:
+            raise InputError(
+                f"checkpoint {str(name)!r} {what} weights for {type(model).__name__}: {', '.join(keys[:4])}"
+            )
+
+
+def load_decoder(decoder: str | Path | PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The decoder without its language-model head, with all its weights, as `dtype`."""
+    if isinstance(decoder, PreTrainedModel):
+        check_family(decoder.base_model.config)
+        return decoder.base_model
+    config = _load(AutoConfig.from_pretrained, decoder)
+    check_family(config)
+    backbone, info = _load(
+        AutoModel.from_pretrained,
+        decoder,
+        config=config,
+        dtype=dtype,
+        attn_implementation=IMPLEMENTATION,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    check_loaded(decoder, backbone, info, ignored=("lm_head.weight", "embed_out.weight", "decoder.bias", "head.weight"))
+    return backbone
+
+
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer beside the checkpoint; where it has no pad token, its end-of-text token pads."""
+    tokenizer = _load(AutoTokenizer.from_pretrained, name)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

@@ -1,0 +1,206 @@
+"""A decoder adapted as an encoder: bidirectional attention, a pooler with a small MLP head, dropout.
+
+    model = GemmaEncoderForSequenceClassification.from_decoder("google/gemma-2-2b", pooling="mean", num_labels=3)
+
+The model is a PreTrainedModel: save_pretrained, from_pretrained, Trainer and the Auto classes work as usual.
+Source: paper, section 2 and Figure 1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.configuration_utils import SubConfigSpec
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+
+from gemma_encoder.attention import IMPLEMENTATION, look
+from gemma_encoder.dropout import add_dropout, check_rate
+from gemma_encoder.errors import InputError, check_choice
+from gemma_encoder.families import check_family, layer_windows
+from gemma_encoder.loading import check_loaded, load_decoder
+from gemma_encoder.masks import ATTENTION, layer_masks
+from gemma_encoder.pooling import POOLERS, get_pooler
+
+
+class GemmaEncoderConfig(PreTrainedConfig):
+    """The decoder's own configuration and how it is adapted.
+
+    attention: "bidirectional" or "causal"; a local layer keeps its window either way.
+    pooling: "mean", "first" or "last" token.
+    attention_dropout, ffn_dropout: rates in [0, 1) on attention softmax and feed-forward output.
+    unpadded: run without padding (same result, less work); False pads every row to the longest.
+    """
+
+    model_type = "gemma_encoder"
+    sub_configs_defaults = {"decoder": SubConfigSpec(config_class=AutoConfig, model_type="gemma2")}
+
+    decoder: PreTrainedConfig | dict | None = None
+    attention: str = "bidirectional"
+    pooling: str = "mean"
+    attention_dropout: float = 0.1
+    ffn_dropout: float = 0.1
+    unpadded: bool = True
+
+    def __post_init__(self, **kwargs) -> None:
+        """Validate the adaptation settings; a wrong one is an InputError naming the valid ones."""
+        super().__post_init__(**kwargs)
+        check_choice("attention", self.attention, ATTENTION)
+        check_choice("pooling", self.pooling, POOLERS)
+        check_rate("attention_dropout", self.attention_dropout)
+        check_rate("ffn_dropout", self.ffn_dropout)
+
+
+class GemmaEncoderPreTrainedModel(PreTrainedModel):
+    """What the encoder and its heads share: loading, saving, initialisation."""
+
+    config_class = GemmaEncoderConfig
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # our losses are means over examples; Trainer then scales accumulation correctly
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+
+    @classmethod
+    def from_decoder(cls, decoder: str | Path | PreTrainedModel, *, dtype: torch.dtype = torch.float32, **settings):
+        """Adapt a causal decoder.
+
+        decoder: a checkpoint folder or hub name (safetensors; no remote code), or a loaded model of a supported
+            family, whose modules are taken over, not copied.
+        settings: fields of GemmaEncoderConfig, and `num_labels` (1 means regression).
+        Raises InputError for an unsupported family, an unknown setting, or a checkpoint without all its weights.
+        """
+        valid = {"attention", "pooling", "attention_dropout", "ffn_dropout", "unpadded", "num_labels", "id2label"}
+        for name in settings:
+            check_choice("setting", name, valid)
+        backbone = load_decoder(decoder, dtype)
+        config = GemmaEncoderConfig(decoder=backbone.config, **settings)
+        return cls(config, backbone=backbone).to(dtype)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *args, output_loading_info: bool = False, **kwargs):
+        """Load an adapted checkpoint; missing or unexpected weights are an InputError, never a silent new start."""
+        model, info = super().from_pretrained(name, *args, output_loading_info=True, use_safetensors=True, **kwargs)
+        check_loaded(name, model, info)
+        return (model, info) if output_loading_info else model
+
+
+class GemmaEncoder(GemmaEncoderPreTrainedModel):
+    """Decoder layers under an encoder's mask, and a pooler.
+
+    Returns `last_hidden_state (batch, seq, dim)`, zero in slots without a token, and `pooler_output (batch, dim)`.
+    """
+
+    def __init__(self, config: GemmaEncoderConfig, backbone: PreTrainedModel | None = None):
+        super().__init__(config)
+        check_family(config.decoder)
+        config.decoder.use_cache = False
+        self.backbone = backbone or AutoModel.from_config(config.decoder, attn_implementation=IMPLEMENTATION)
+        self.backbone.set_attn_implementation(IMPLEMENTATION)
+        add_dropout(self.backbone, config.attention_dropout, config.ffn_dropout)
+        self.masks = layer_masks(config.attention, layer_windows(config.decoder))
+        self.pool = get_pooler(config.pooling)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The decoder's token embedding."""
+        return self.backbone.get_input_embeddings()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> BaseModelOutputWithPooling:
+        """Encode `input_ids (batch, seq)`; `attention_mask (batch, seq)` is nonzero where a slot holds a token.
+
+        With `output_attentions`, `attentions[l]` has shape `(batch, head, width, width)` over the tokens of each row
+        in order, whatever the padding side; width is the longest row.
+        """
+        real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        if real.shape != input_ids.shape:
+            raise InputError(f"attention_mask of shape {tuple(real.shape)}; valid: {tuple(input_ids.shape)}")
+        empty = (~real.any(dim=1)).nonzero().flatten()
+        if len(empty):
+            raise InputError(f"rows {empty.tolist()} hold no token; valid: at least one token per row")
+        unpadded = self.config.unpadded
+        visibility = look(real, self.masks, self.backbone.dtype, unpadded, return_weights=output_attentions)
+        output = self.backbone(
+            input_ids=input_ids[real][None] if unpadded else input_ids,
+            position_ids=visibility.position_ids,
+            use_cache=False,
+            visibility=visibility,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        states = self._to_slots(output.last_hidden_state, real)
+        hidden = output.hidden_states and tuple(self._to_slots(state, real) for state in output.hidden_states)
+        return BaseModelOutputWithPooling(states, self.pool(states, real), hidden, output.attentions)
+
+    def _to_slots(self, states: Tensor, real: Tensor) -> Tensor:
+        """`(1, tokens, dim)` packed, or `(batch, seq, dim)` padded -> `(batch, seq, dim)` with zeros at pads."""
+        if not self.config.unpadded:
+            return states.masked_fill(~real[..., None], 0)
+        slots = real.flatten().nonzero().flatten()
+        grid = states.new_zeros(real.numel(), states.shape[-1])
+        return grid.index_copy(0, slots, states[0]).unflatten(0, real.shape)
+
+
+class MLPHead(nn.Module):
+    """Two layers on the pooled vector: `W2 gelu(W1 x + b1) + b2`, `(batch, dim) -> (batch, num_labels)`.
+
+    The paper names a small MLP without its depth or width; two layers of the model's width follow the nearest
+    documented recipe that took over its pooling head.
+    """
+
+    def __init__(self, dim: int, num_labels: int):
+        super().__init__()
+        self.dense = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, num_labels)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Logits, or one score when `num_labels` is 1."""
+        return self.out(F.gelu(self.dense(pooled)))
+
+
+class GemmaEncoderForSequenceClassification(GemmaEncoderPreTrainedModel):
+    """Encoder and MLP head: cross-entropy over `num_labels` classes, or squared error when `num_labels` is 1."""
+
+    def __init__(self, config: GemmaEncoderConfig, backbone: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.encoder = GemmaEncoder(config, backbone)
+        self.head = MLPHead(config.decoder.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+    ) -> SequenceClassifierOutput:
+        """Logits `(batch, num_labels)`, and the mean loss over the batch when `labels (batch,)` are given."""
+        pooled = self.encoder(input_ids, attention_mask).pooler_output
+        logits = self.head(pooled)
+        return SequenceClassifierOutput(None if labels is None else self._loss(logits.float(), labels), logits)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.config.num_labels == 1:
+            return F.mse_loss(logits[:, 0], labels.float())
+        if labels.min() < 0 or labels.max() >= self.config.num_labels:
+            raise InputError(f"labels {labels.tolist()} do not fit; valid: 0 to {self.config.num_labels - 1}")
+        return F.cross_entropy(logits, labels)
+
+
+AutoConfig.register(GemmaEncoderConfig.model_type, GemmaEncoderConfig)
+AutoModel.register(GemmaEncoderConfig, GemmaEncoder)
+AutoModelForSequenceClassification.register(GemmaEncoderConfig, GemmaEncoderForSequenceClassification)
