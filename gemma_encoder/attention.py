@@ -66,21 +66,19 @@ def look(
     real: Tensor, masks: Sequence[Mask], dtype: torch.dtype, unpadded: bool = True, return_weights: bool = False
 ) -> Visibility:
     """Who sees whom in a batch whose slots hold a token where `real (batch, seq)` is True, layer by layer."""
+    keys = real
     if unpadded:
-        lengths = real.sum(dim=1)
-        width = int(lengths.max())
-        positions = torch.arange(width, device=real.device).expand(len(real), width)
-        keys = positions < lengths[:, None]
-        slots, position_ids = keys.flatten().nonzero().flatten(), positions[keys][None]
-    else:
-        width, keys, slots = real.shape[1], real, None
-        # slots without a token stand at position 0: they read something, so that no softmax is empty
-        positions = position_ids = (real.cumsum(dim=1) - 1).clamp(min=0)
+        lengths = real.sum(dim=1, keepdim=True)
+        keys = torch.arange(int(lengths.max()), device=real.device) < lengths
+    # a slot without a token stands at position 0, where it reads the first token: an empty softmax would be NaN,
+    # and NaN spreads from there into every gradient
+    positions = (keys.cumsum(dim=1) - 1).where(keys, 0)
+    slots, position_ids = (keys.flatten().nonzero().flatten(), positions[keys][None]) if unpadded else (None, positions)
     bias = {
         mask: torch.zeros((), dtype=dtype, device=real.device).where(table(mask, positions, keys), float("-inf"))
         for mask in set(masks)
     }
-    return Visibility([bias[mask] for mask in masks], position_ids, slots, len(real), width, return_weights)
+    return Visibility([bias[mask] for mask in masks], position_ids, slots, *keys.shape, return_weights)
 
 
 def formula(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,8 @@ def _load(loader: Callable[..., Any], name: str | Path, **kwargs: Any) -> Any:
     where = checkpoint_path(name)
     local = Path(where).is_dir()
     try:
-        return loader(where, trust_remote_code=False, local_files_only=local or not reachable(), **kwargs)
+        kwargs |= {"trust_remote_code": False, "local_files_only": local or not reachable()}
+        return loader(where, **kwargs)
     except InputError:
         raise
     except (OSError, ValueError, KeyError) as error:
@@ -92,9 +95,33 @@ def load_decoder(decoder: str | Path | PreTrainedModel, dtype: torch.dtype) -> P
     return backbone
 
 
+def load_adapted(loader: Callable[..., Any], name: str | Path, **kwargs: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """An adapted checkpoint through `loader`, a `from_pretrained` of ours, with all its weights; model and info."""
+    kind = _load(AutoConfig.from_pretrained, name).model_type
+    if kind != "gemma_encoder":
+        raise InputError(f"checkpoint {str(name)!r} is a {kind!r}, not adapted yet; valid: what save_pretrained wrote")
+    model, info = _load(loader, name, use_safetensors=True, output_loading_info=True, **kwargs)
+    check_loaded(name, model, info)
+    return model, info
+
+
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer beside the checkpoint; where it has no pad token, its end-of-text token pads."""
     tokenizer = _load(AutoTokenizer.from_pretrained, name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+@cache
+def model_digest(name: str | Path) -> str:
+    """sha256 over the files of a checkpoint folder; for a hub model, its commit."""
+    folder = Path(checkpoint_path(name))
+    if not folder.is_dir():
+        return str(_load(AutoConfig.from_pretrained, name)._commit_hash)
+    whole = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".model")):
+        whole.update(path.name.encode())
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()

@@ -9,6 +9,7 @@ Source: paper, section 2 and Figure 1.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from gemma_encoder.attention import IMPLEMENTATION, look
 from gemma_encoder.dropout import add_dropout, check_rate
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.families import check_family, layer_windows
-from gemma_encoder.loading import check_loaded, load_decoder
+from gemma_encoder.loading import load_adapted, load_decoder
 from gemma_encoder.masks import ATTENTION, layer_masks
 from gemma_encoder.pooling import POOLERS, get_pooler
 
@@ -42,7 +43,7 @@ class GemmaEncoderConfig(PreTrainedConfig):
     """
 
     model_type = "gemma_encoder"
-    sub_configs_defaults = {"decoder": SubConfigSpec(config_class=AutoConfig, model_type="gemma2")}
+    sub_configs_defaults: ClassVar = {"decoder": SubConfigSpec(config_class=AutoConfig, model_type="gemma2")}
 
     decoder: PreTrainedConfig | dict | None = None
     attention: str = "bidirectional"
@@ -90,10 +91,9 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
         return cls(config, backbone=backbone).to(dtype)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *args, output_loading_info: bool = False, **kwargs):
+    def from_pretrained(cls, name: str | Path, *, output_loading_info: bool = False, **kwargs):
         """Load an adapted checkpoint; missing or unexpected weights are an InputError, never a silent new start."""
-        model, info = super().from_pretrained(name, *args, output_loading_info=True, use_safetensors=True, **kwargs)
-        check_loaded(name, model, info)
+        model, info = load_adapted(super().from_pretrained, name, **kwargs)
         return (model, info) if output_loading_info else model
 
 
@@ -102,6 +102,8 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
 
     Returns `last_hidden_state (batch, seq, dim)`, zero in slots without a token, and `pooler_output (batch, dim)`.
     """
+
+    _keys_to_ignore_on_load_unexpected: ClassVar = [r"^head\."]  # a classifier's checkpoint holds its encoder
 
     def __init__(self, config: GemmaEncoderConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)

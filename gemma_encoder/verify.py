@@ -6,9 +6,12 @@ nothing here asks a flag: change token j, run the model, and record which states
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from gemma_encoder.errors import check_choice
 from gemma_encoder.masks import reach
 from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel
 
@@ -39,15 +42,28 @@ def _batch(ids: Tensor, padding: str) -> tuple[Tensor, Tensor | None, slice]:
 
 
 @torch.no_grad()
-def influence_matrix(model: GemmaEncoderPreTrainedModel, ids: Tensor, padding: str = "none") -> Tensor:
-    """Which tokens move which states: bool `(layers, seq, seq)`, measured by changing one token at a time.
+def influence(states: Callable[[Tensor], Tensor], ids: Tensor, vocab_size: int) -> Tensor:
+    """Which tokens move which states of any model: bool `(..., seq, seq)`, by changing one token at a time.
 
-    Entry `[l, i, j]` is True when changing token j of `ids (seq,)` changes any bit of the state of token i after
-    layer l. `padding` is one of PADDINGS: how the row is put into a batch. Every pass has the same shapes, so a state
-    that cannot see token j comes out the same to the last bit. The model is left in the mode it was in.
+    `states` maps `ids (seq,)` to token states `(..., seq, dim)`. Entry `[..., i, j]` is True when changing token j
+    changes any bit of the state of token i. Every pass has the same shapes, so a state that cannot see token j comes
+    out the same to the last bit.
+    """
+    before, columns = states(ids), []
+    for j in range(len(ids)):
+        changed = ids.clone()
+        changed[j] = (ids[j] + vocab_size // 2) % vocab_size
+        columns.append((states(changed) != before).any(dim=-1))
+    return torch.stack(columns, dim=-1)
+
+
+def influence_matrix(model: GemmaEncoderPreTrainedModel, ids: Tensor, padding: str = "none") -> Tensor:
+    """The influence of every token of `ids (seq,)` on every state after every layer: bool `(layers, seq, seq)`.
+
+    `padding` is one of PADDINGS: how the row is put into a batch. The model is left in the mode it was in.
     """
     encoder, training = encoder_of(model), model.training
-    vocabulary = encoder.config.decoder.vocab_size
+    check_choice("padding", padding, PADDINGS)
 
     def states(row: Tensor) -> Tensor:
         batch, mask, where = _batch(row, padding)
@@ -56,14 +72,9 @@ def influence_matrix(model: GemmaEncoderPreTrainedModel, ids: Tensor, padding: s
 
     model.eval()
     try:
-        before, columns = states(ids), []
-        for j in range(len(ids)):
-            changed = ids.clone()
-            changed[j] = (ids[j] + vocabulary // 2) % vocabulary
-            columns.append((states(changed) != before).any(dim=-1))
+        return influence(states, ids.to(encoder.device), encoder.config.decoder.vocab_size)
     finally:
         model.train(training)
-    return torch.stack(columns, dim=-1)
 
 
 def check_visibility(model: GemmaEncoderPreTrainedModel, tokens: int = PROBE_TOKENS) -> Tensor:
@@ -73,7 +84,7 @@ def check_visibility(model: GemmaEncoderPreTrainedModel, tokens: int = PROBE_TOK
     """
     encoder = encoder_of(model)
     expected = reach(encoder.masks, tokens)
-    ids = torch.arange(3, 3 + tokens, device=encoder.device) % encoder.config.decoder.vocab_size
+    ids = torch.arange(3, 3 + tokens) % encoder.config.decoder.vocab_size
     for padding in PADDINGS:
         measured = influence_matrix(model, ids, padding).cpu()
         wrong = (measured != expected).nonzero()

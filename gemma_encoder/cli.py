@@ -1,0 +1,175 @@
+"""The command `gemma-encoder`. Exit code 0: done; 1: something failed, and was said; 2: the input was wrong."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gemma_encoder.errors import InputError, check_choice
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one clear line instead of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="gemma-encoder", description="Turn a decoder-only language model into an encoder.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    reproduce = commands.add_parser("reproduce", help="run notebooks into HTML reports and an index page")
+    reproduce.add_argument("--profile", default="tiny", help="settings from gemma_encoder/profiles (default: tiny)")
+    reproduce.add_argument("--notebooks", nargs="+", metavar="NAME", help="only these (default: all)")
+    reproduce.add_argument("--data-dir", help="folder with task files, or 'hub' (default: the profile's)")
+    reproduce.add_argument("--model", help="'tiny', a checkpoint folder, or a hub name (default: the profile's)")
+    reproduce.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="other settings")
+    reproduce.add_argument("--out", type=Path, help="where reports go (default: reports/PROFILE)")
+    reproduce.add_argument("--workers", type=int, default=1, help="notebooks that run side by side (default: 1)")
+    reproduce.set_defaults(run=_reproduce)
+
+    notebook = commands.add_parser("notebook", help="run one notebook into an HTML report")
+    notebook.add_argument("name")
+    notebook.add_argument("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
+    notebook.add_argument("--out", type=Path, help="where the report goes (default: reports/notebook)")
+    notebook.set_defaults(run=_notebook)
+
+    refresh = commands.add_parser("refresh", help="run notebooks with their defaults and keep the outputs in them")
+    refresh.add_argument("names", nargs="*", metavar="NAME", help="only these (default: all)")
+    refresh.set_defaults(run=_refresh)
+
+    train = commands.add_parser("train", help="one fine-tuning run")
+    train.add_argument("task")
+    train.add_argument("--data-dir", default="builtin", help="folder with task files, or 'hub' (default: built-in)")
+    train.add_argument("--model", default="tiny", help="'tiny', a checkpoint folder, or a hub name")
+    train.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="RunSpec settings")
+    train.set_defaults(run=_train)
+
+    verify = commands.add_parser("verify", help="measure what the tokens of an adapted checkpoint see")
+    verify.add_argument("checkpoint")
+    verify.set_defaults(run=_verify)
+
+    pretrain = commands.add_parser("pretrain", help="make the tiny decoder and the built-in tasks again")
+    pretrain.add_argument("out", type=Path, help="folder to write to; must not exist")
+    pretrain.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="other settings")
+    pretrain.set_defaults(run=_pretrain)
+    return parser
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from gemma_encoder.paths import REPORTS
+    from gemma_encoder.profiles import load_profile
+    from gemma_encoder.reports.index import write_index
+    from gemma_encoder.reports.notebooks import full_name, notebook_names, parameters, parse
+    from gemma_encoder.reports.runner import run_all
+
+    if args.workers < 1:
+        raise InputError(f"--workers {args.workers} is not valid; valid: an integer >= 1")
+    names = [full_name(name) for name in args.notebooks] if args.notebooks else notebook_names()
+    profile, pairs = load_profile(args.profile), list(args.set)
+    pairs += [f"data={args.data_dir}"] if args.data_dir else []
+    pairs += [f"model={args.model}"] if args.model else []
+    declared = {name: parameters(name) for name in names}
+    every = sorted({key for found in declared.values() for key in found})
+    for key in [pair.partition("=")[0] for pair in pairs] + (list(profile) if not args.notebooks else []):
+        check_choice("setting", key, every)
+    given = {
+        name: {key: value for key, value in profile.items() if key in found}
+        | parse(name, [pair for pair in pairs if pair.partition("=")[0] in found])
+        for name, found in declared.items()
+    }
+    out = args.out or REPORTS / args.profile
+    results = run_all(names, out, given, args.workers)
+    facts = {"profile": args.profile, **profile, **dict(pair.split("=", 1) for pair in pairs)}
+    write_index(results, out / "index.html", f"Reports of the profile {args.profile}", facts)
+    print(_shown(out / "index.html"))
+    return 0 if all(result.status == "ok" for result in results) else 1
+
+
+def _shown(path: Path) -> str:
+    """`path` as a person in the current folder would type it."""
+    return os.path.relpath(path)
+
+
+def _notebook(args: argparse.Namespace) -> int:
+    from gemma_encoder.paths import REPORTS
+    from gemma_encoder.reports.notebooks import parse
+    from gemma_encoder.reports.runner import run_notebook
+
+    result = run_notebook(args.name, args.out or REPORTS / "notebook", parse(args.name, args.parameter))
+    if result.html:
+        print(_shown(result.html))
+    if result.status != "ok":
+        print(f"gemma-encoder: {result.name} failed: {result.error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _refresh(args: argparse.Namespace) -> int:
+    from gemma_encoder.reports.refresh import refresh
+
+    for path in refresh(args.names):
+        print(_shown(path))
+    return 0
+
+
+def _settings(pairs: Sequence[str], valid: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE texts as a dictionary; values are YAML."""
+    from gemma_encoder.reports.notebooks import from_yaml
+
+    found = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"a setting is given as key=value, received {pair!r}")
+        found[check_choice("setting", key, valid)] = from_yaml(text)
+    return found
+
+
+def _train(args: argparse.Namespace) -> int:
+    from gemma_encoder.experiments.run import run
+    from gemma_encoder.experiments.spec import RunSpec, spec_fields
+
+    settings = _settings(args.set, sorted(set(spec_fields()) - {"task", "model", "data"}))
+    result = run(RunSpec(task=args.task, model=args.model, data=args.data_dir, **settings))
+    for name, value in result.metrics.items():
+        print(f"{name} {value:.4f}")
+    print(f"score {result.score:.1f}\n{_shown(result.folder)}")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from gemma_encoder.model import GemmaEncoder
+    from gemma_encoder.verify import VisibilityError, check_visibility
+
+    model = GemmaEncoder.from_pretrained(args.checkpoint)
+    try:
+        measured = check_visibility(model)
+    except VisibilityError as error:
+        print(f"gemma-encoder: {error}", file=sys.stderr)
+        return 1
+    print(f"attention is {model.config.attention}, as asked: {measured.numel()} entries measured, none different")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; bad input is one line on stderr and exit code 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no warning when a pool of processes starts
+    try:
+        args = _parser().parse_args(argv)
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        return args.run(args)
+    except InputError as error:
+        print(f"gemma-encoder: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

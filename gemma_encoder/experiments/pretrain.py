@@ -1,0 +1,185 @@
+"""The kit's own tiny decoder: Gemma 2's architecture, pretrained causally on the built-in world.
+
+pretrain(out, seed, steps) leaves a folder that transformers loads offline: weights, tokenizer, training curve.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
+
+from gemma_encoder.errors import InputError
+from gemma_encoder.tasks.world import documents
+
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
+# Words of task templates: the tokenizer must know them, the language model never reads them.
+COLUMNS = (
+    "sentence: sentence1: sentence2: question: premise: hypothesis: passage: query: question1: question2: choice1: "
+    "choice2: text: word: paragraph: answer: span1: span2: "
+)
+LENGTH = 128
+CURVE = ("step", "tokens", "loss", "validation_loss", "learning_rate")
+
+
+def make_tokenizer(seed: int, vocab_size: int, texts: int = 20_000) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on the stream; it puts one <bos> before a text and pads on the right."""
+    core = Tokenizer(models.BPE(unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+    )
+    core.train_from_iterator([*islice(documents(seed), texts), *[COLUMNS] * (texts // 20)], trainer)
+    core.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", SPECIAL.index("<bos>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        padding_side="right",
+        model_max_length=512,
+    )
+
+
+def make_decoder(vocab_size: int, seed: int, layers: int = 4, width: int = 128, hidden: int = 256) -> Gemma2ForCausalLM:
+    """A small Gemma 2 with random weights: soft-caps, local and global layers in turn, grouped queries, tied embedding."""
+    head = width // 4
+    config = Gemma2Config(
+        vocab_size=vocab_size,
+        hidden_size=width,
+        intermediate_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=head,
+        query_pre_attn_scalar=head,
+        sliding_window=16,
+        attn_logit_softcapping=50.0,
+        final_logit_softcapping=30.0,
+        max_position_embeddings=512,
+        pad_token_id=SPECIAL.index("<pad>"),
+        bos_token_id=SPECIAL.index("<bos>"),
+        eos_token_id=SPECIAL.index("<eos>"),
+        attn_implementation="eager",  # sdpa cannot soft-cap
+    )
+    torch.manual_seed(seed)
+    return Gemma2ForCausalLM(config)
+
+
+def packed(tokenizer: PreTrainedTokenizerFast, seed: int, split: str = "train") -> Iterator[Tensor]:
+    """Rows of LENGTH token ids: documents, each between <bos> and <eos>, laid end to end."""
+    texts, ids = documents(seed, split), []
+    while True:
+        for row in tokenizer(list(islice(texts, 256)))["input_ids"]:
+            ids += [*row, tokenizer.eos_token_id]
+        whole = len(ids) // LENGTH * LENGTH
+        yield from torch.tensor(ids[:whole]).view(-1, LENGTH)
+        ids = ids[whole:]
+
+
+def next_token_loss(model: Gemma2ForCausalLM, rows: Tensor) -> Tensor:
+    """Mean cross-entropy in nats of each token given those before it; rows (batch, seq)."""
+    logits = model(input_ids=rows, use_cache=False).logits
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), rows[:, 1:].flatten())
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up over the first 200 steps (a tenth of a short run), then a cosine down to 2 % of the peak."""
+    warm = min(200, max(1, steps // 10))
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))))
+
+
+def _train(
+    model: Gemma2ForCausalLM,
+    rows: Iterator[Tensor],
+    held_out: Tensor,
+    steps: int,
+    batch: int,
+    peak: float,
+    fast: bool,
+    log: Callable[[str], Any],
+) -> list[dict[str, float]]:
+    decayed = [weight for weight in model.parameters() if weight.ndim > 1]
+    plain = [weight for weight in model.parameters() if weight.ndim == 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
+    loss_of = torch.compile(next_token_loss) if fast else next_token_loss
+    curve, recent = [], []
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, peak)
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+            loss = loss_of(model, torch.stack(list(islice(rows, batch))))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        recent.append(loss.item())
+        if (step + 1) % max(1, steps // 50) == 0 or step + 1 == steps:
+            with torch.no_grad():
+                held = next_token_loss(model, held_out).item()
+            values = (step + 1, (step + 1) * batch * LENGTH, sum(recent) / len(recent), held, group["lr"])
+            curve.append(dict(zip(CURVE, values, strict=True)))
+            recent = []
+            log("step {} tokens {} loss {:.4f} validation loss {:.4f} lr {:.2e}".format(*values))
+    return curve
+
+
+def pretrain(
+    out: Path | str,
+    seed: int = 0,
+    steps: int = 8000,
+    batch: int = 32,
+    peak: float = 3e-3,
+    vocab_size: int = 1280,
+    shape: tuple[int, int, int] = (4, 128, 256),
+    fast: bool = False,
+    log: Callable[[str], Any] = print,
+) -> Path:
+    """Pretrain and save into `out`, which must not exist; it appears only when it is whole.
+
+    shape: layers, width, feed-forward width. fast: compile and use bfloat16 arithmetic (same recipe, other rounding).
+    The same arguments and thread count give the same weights. Raises InputError if `out` exists.
+    """
+    out = Path(out)
+    if out.exists():
+        raise InputError(f"output folder {str(out)!r} exists; valid: a folder that does not exist yet")
+    if steps < 1 or batch < 1:
+        raise InputError(f"steps {steps} and batch {batch}; valid: at least 1 each")
+    tokenizer = make_tokenizer(seed, vocab_size)
+    model = make_decoder(len(tokenizer), seed, *shape)
+    held_out = torch.stack(list(islice(packed(tokenizer, seed + 1, "validation"), 64)))
+    curve = _train(model, packed(tokenizer, seed), held_out, steps, batch, peak, fast, log)
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    tokenizer.save_pretrained(part)
+    model.to(torch.bfloat16).save_pretrained(part)
+    with open(part / "training_curve.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, CURVE, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: round(value, 6) for name, value in row.items()} for row in curve)
+    facts = {"seed": seed, "steps": steps, "batch": batch, "sequence_length": LENGTH, "peak_learning_rate": peak}
+    facts |= {"fast": fast, "tokens": steps * batch * LENGTH, "parameters": model.num_parameters()}
+    facts |= {"loss": round(curve[-1]["loss"], 4), "validation_loss": round(curve[-1]["validation_loss"], 4)}
+    (part / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
+    part.rename(out)
+    return out

@@ -1,0 +1,168 @@
+"""One fine-tuning, by transformers' Trainer: adapt the decoder, prove its mask, train, score the last step."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import resource
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+import transformers
+from datasets import DatasetDict
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
+
+from gemma_encoder import attention
+from gemma_encoder.experiments.spec import RunSpec
+from gemma_encoder.experiments.store import RUNS, RunResult, load, save
+from gemma_encoder.inference import in_batches
+from gemma_encoder.loading import load_tokenizer
+from gemma_encoder.model import GemmaEncoderForSequenceClassification
+from gemma_encoder.tasks import Task, collate, compute, encode, get_task, score
+from gemma_encoder.tasks import load as load_task
+from gemma_encoder.verify import check_visibility
+
+SUBSET_SEED = 2503  # the subset of examples is the same for every seed of a spec
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: the loss is not a number."""
+
+
+def split(spec: RunSpec) -> DatasetDict:
+    """The rows a run trains on and is scored on: "train" and "validation".
+
+    With evaluate_on="holdout" both come from the training split, the last tenth of its fixed shuffle being scored.
+    """
+    rows = load_task(get_task(spec.task), spec.data)
+    train, validation = rows["train"].shuffle(seed=SUBSET_SEED), rows["validation"]
+    if spec.evaluate_on == "holdout":
+        cut = len(train) - max(1, len(train) // 10)
+        train, validation = train.select(range(cut)), train.select(range(cut, len(train)))
+    if spec.train_examples:
+        train = train.select(range(min(spec.train_examples, len(train))))
+    return DatasetDict(train=train, validation=validation)
+
+
+def predictions_of(task: Task, logits: torch.Tensor) -> list[float]:
+    """Class index, or the score itself for regression; `logits (examples, num_labels)`."""
+    return (logits[:, 0] if task.kind == "regression" else logits.argmax(dim=1)).tolist()
+
+
+class EpochCurve(TrainerCallback):
+    """Scores the model after every epoch, and stops a run whose loss is not finite."""
+
+    def __init__(self, evaluate):
+        self.evaluate, self.rows, self.losses, self.last = evaluate, [], [], None
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            raise TrainingError(f"loss is {loss} at step {state.global_step}; lower learning_rate {args.learning_rate:g}")
+        self.losses.append(loss)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.last = self.evaluate()
+        loss = sum(self.losses) / len(self.losses) if self.losses else None
+        epoch = {"epoch": round(state.epoch), "step": state.global_step, "train_loss": loss, "score": self.last[0]}
+        self.rows.append(epoch)
+        self.losses = []
+
+
+def _arguments(spec: RunSpec, folder: str) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=spec.batch_size,
+        num_train_epochs=spec.epochs,
+        learning_rate=spec.learning_rate,
+        warmup_steps=spec.warmup,  # below 1: a share of all updates
+        weight_decay=spec.weight_decay,
+        lr_scheduler_type="linear",
+        seed=spec.seed,
+        save_strategy="no",
+        logging_steps=10,
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _environment(model: GemmaEncoderForSequenceClassification) -> dict[str, str]:
+    softcap = getattr(model.config.decoder, "attn_logit_softcapping", None)
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "threads": str(torch.get_num_threads()),
+        "attention_path": attention.path(softcap) + (", unpadded" if model.config.unpadded else ", padded"),
+        "visibility": f"measured before training: {model.config.attention}",
+    }
+
+
+def train(spec: RunSpec) -> tuple[RunResult, list[dict]]:
+    """Fine-tune as `spec` says; returns the result (not yet on disk) and one prediction per validation row."""
+    task, rows = get_task(spec.task), split(spec)
+    tokenizer = load_tokenizer(spec.model)
+    encoded = {name: encode(part, task, tokenizer, spec.max_length, truncate=True) for name, part in rows.items()}
+    features, cut = {name: pair[0] for name, pair in encoded.items()}, sum(pair[1] for pair in encoded.values())
+    inputs, labels = [row["input_ids"] for row in features["validation"]], list(rows["validation"]["label"])
+
+    set_seed(spec.seed)
+    model = GemmaEncoderForSequenceClassification.from_decoder(
+        spec.model,
+        attention=spec.attention,
+        pooling=spec.pooling,
+        attention_dropout=spec.attention_dropout,
+        ffn_dropout=spec.ffn_dropout,
+        unpadded=spec.unpadded,
+        num_labels=len(task.labels) or 1,
+    )
+    check_visibility(model)
+
+    def evaluate() -> tuple[float, dict[str, float], list[float]]:
+        logits = in_batches(model, inputs, lambda ids, mask: model(ids, mask).logits, batch_size=64)
+        predictions = predictions_of(task, logits)
+        values = compute(task, predictions, labels)
+        return score(task, values), values, predictions
+
+    curve = EpochCurve(evaluate)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            model,
+            _arguments(spec, folder),
+            train_dataset=features["train"],
+            data_collator=partial(collate, pad_id=tokenizer.pad_token_id),
+            callbacks=[curve],
+        )
+        trainer.remove_callback(PrinterCallback)
+        start = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - start
+
+    final, values, predictions = curve.last
+    tokens = spec.epochs * sum(len(row["input_ids"]) for row in features["train"])
+    timing = {
+        "train_seconds": seconds,
+        "train_tokens": tokens,
+        "tokens_per_second": tokens / seconds,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "truncated_examples": cut,
+    }
+    answers = [{"row": row, "prediction": value, "label": labels[row]} for row, value in enumerate(predictions)]
+    return RunResult(spec, values, final, curve.rows, timing, _environment(model), Path(os.devnull)), answers
+
+
+def run(spec: RunSpec, root: Path = RUNS) -> RunResult:
+    """The result of `spec`: read if it was ever finished, trained and stored otherwise."""
+    finished = load(spec, root)
+    return finished or save(*train(spec), root)

@@ -1,0 +1,113 @@
+"""Results on disk. A run's folder is named by the hash of everything that made it, and appears whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+from gemma_encoder.experiments.spec import RunSpec
+from gemma_encoder.loading import model_digest
+from gemma_encoder.paths import REPORTS, ROOT
+from gemma_encoder.tasks import digest as data_digest
+from gemma_encoder.tasks import get_task
+
+RUNS = REPORTS / "runs"
+# what can change a number: the method, the tasks and the training itself; not the command line or the reports
+CODE = ("gemma_encoder/*.py", "gemma_encoder/tasks/*.py", "gemma_encoder/experiments/run.py")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its spec, what it scored, how training went, and where its files are."""
+
+    spec: RunSpec
+    metrics: dict[str, float]  # after the last step, each in [-1, 1]
+    score: float  # the task's score in points, 100 is perfect
+    curve: list[dict[str, float]]  # one row an epoch
+    timing: dict[str, float]  # seconds, tokens, tokens per second, peak memory in MiB
+    environment: dict[str, str]
+    folder: Path
+
+
+@cache
+def code_digest() -> str:
+    """sha256 over the source files that can change a result."""
+    whole = hashlib.sha256()
+    for path in sorted(path for pattern in CODE for path in ROOT.glob(pattern) if path.name != "cli.py"):
+        whole.update(path.read_bytes())
+    return whole.hexdigest()
+
+
+def identity(spec: RunSpec) -> dict[str, object]:
+    """What makes a result: settings, content of model and data, code."""
+    return {
+        **spec.settings(),
+        "model_sha256": model_digest(spec.model),
+        "data_sha256": data_digest(get_task(spec.task), spec.data),
+        "code_sha256": code_digest(),
+    }
+
+
+def run_folder(spec: RunSpec, root: Path = RUNS) -> Path:
+    """Where the result of `spec` lies, or will lie."""
+    key = hashlib.sha256(json.dumps(identity(spec), sort_keys=True).encode()).hexdigest()[:16]
+    return root / f"{spec.task}-{key}"
+
+
+def load(spec: RunSpec, root: Path = RUNS) -> RunResult | None:
+    """The finished result of `spec`, or None."""
+    folder = run_folder(spec, root)
+    if not folder.is_dir():
+        return None
+    parts = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "timing", "environment")}
+    curve = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    score = parts["metrics"].pop("score")
+    return RunResult(spec, parts["metrics"], score, curve, parts["timing"], parts["environment"], folder)
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A scratch folder that becomes `target` when the block ends well, and vanishes when it does not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield scratch
+        for path in scratch.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        try:
+            scratch.rename(target)
+        except OSError:  # another process finished the same run first: its result is as good
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _lines(rows: list[dict]) -> str:
+    return "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
+
+
+def save(result: RunResult, predictions: list[dict], root: Path = RUNS) -> RunResult:
+    """Write a finished run; returns the result as it lies on disk."""
+    target = run_folder(result.spec, root)
+    with whole_folder(target) as folder:
+        parts = {
+            "spec": {**asdict(result.spec), **identity(result.spec)},
+            "metrics": {**result.metrics, "score": result.score},
+            "timing": result.timing,
+            "environment": result.environment,
+        }
+        for name, content in parts.items():
+            (folder / f"{name}.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        (folder / "curve.jsonl").write_text(_lines(result.curve))
+        (folder / "predictions.jsonl").write_text(_lines(predictions))
+    return load(result.spec, root)

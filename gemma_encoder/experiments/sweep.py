@@ -1,0 +1,54 @@
+"""Many runs: finished ones are read, the rest go over a pool of processes, one run each on one thread."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from gemma_encoder.experiments.run import run
+from gemma_encoder.experiments.spec import RunSpec
+from gemma_encoder.experiments.store import RUNS, RunResult, load
+from gemma_encoder.progress import progress
+
+
+class SweepError(RuntimeError):
+    """Some runs of a sweep failed; the finished ones are stored. `failures` maps spec to exception."""
+
+    def __init__(self, failures: dict[RunSpec, BaseException], total: int):
+        spec, error = next(iter(failures.items()))
+        super().__init__(f"{len(failures)} of {total} runs failed; first: {spec.task}, seed {spec.seed}: {error!r}")
+        self.failures = failures
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def sweep(specs: Sequence[RunSpec], root: Path = RUNS, workers: int | None = None) -> list[RunResult]:
+    """The results of `specs`, in order. Equal specs are run once; a run that fails does not stop the others.
+
+    `workers` processes (default: one per core) train side by side, each on one thread, so that a result does not
+    depend on how many there are. Raises SweepError at the end if runs failed.
+    """
+    missing = [spec for spec in dict.fromkeys(specs) if load(spec, root) is None]
+    failures: dict[RunSpec, BaseException] = {}
+    if missing:
+        context = multiprocessing.get_context("spawn")  # torch's thread pools do not survive a fork
+        count = min(workers or os.cpu_count() or 1, len(missing))
+        with ProcessPoolExecutor(count, mp_context=context, initializer=_one_thread) as pool:
+            pending = {pool.submit(run, spec, root): spec for spec in missing}
+            for future in progress(_finished(pending), len(missing), "fine-tuning runs"):
+                if future.exception():
+                    failures[pending[future]] = future.exception()
+    if failures:
+        raise SweepError(failures, len(missing))
+    return [load(spec, root) for spec in specs]
+
+
+def _finished(pending: dict[Future, RunSpec]) -> Iterator[Future]:
+    yield from as_completed(pending)

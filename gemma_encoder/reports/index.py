@@ -1,0 +1,115 @@
+"""The page that comes first: what was found, where to read it, and with what it was made."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from html import escape
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gemma_encoder.reports.files import write_whole
+from gemma_encoder.reports.html import check_html, page
+from gemma_encoder.reports.runner import Result
+from gemma_encoder.reports.tables import table_html
+from gemma_encoder.reports.verdict import verdict_html
+
+PACKAGES = ("gemma-encoder", "torch", "transformers", "numpy", "datasets")
+ABSOLUTE_PATH = re.compile(r"(?<![\w.:/<])(?:[A-Za-z]:)?(?:[/\\][\w.+@-]+){2,}")
+
+
+def write_index(results: Iterable[Result], path: Path, title: str, facts: Mapping[str, Any]) -> None:
+    """Write the index of `results` to `path`: verdicts, reports, parameters and environment.
+
+    `facts` are shown as they are (profile, model, data ...); of an absolute path only the last part is. RuntimeError
+    if the page breaks the rules for reports.
+    """
+    results = list(results)
+    failed = [result for result in results if result.status == "failed"]
+    outcome = f"{len(failed)} failed" if failed else "all complete"
+    kind = "status-failed" if failed else "status-ok"
+    body = "\n".join(
+        [
+            f"<h1>{escape(title)}</h1>",
+            f'<p class="{kind}">{len(results)} reports, {outcome}.</p>',
+            f"<h2>Verdicts</h2>\n{_verdicts(results, path)}",
+            f"<h2>Reports</h2>\n{_reports(results, path)}",
+            f"<h2>Parameters and environment</h2>\n{_parameters(results)}{_facts({**facts, **environment()})}",
+        ]
+    )
+    text = page(title, body)
+    if problems := check_html(text):
+        raise RuntimeError(f"the index page breaks the rules for reports: {'; '.join(problems)}")
+    write_whole(path, text)
+
+
+def environment() -> dict[str, str]:
+    """Versions of Python and of the packages that can change a result."""
+    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def without_paths(text: object) -> str:
+    """`text` with every absolute path cut to its last part: a shared page tells nothing about the machine."""
+    return ABSOLUTE_PATH.sub(lambda found: "…/" + re.split(r"[/\\]", found[0])[-1], str(text))
+
+
+def _verdicts(results: list[Result], path: Path) -> str:
+    blocks = [
+        verdict_html({**verdict, "evidence": without_paths(verdict["evidence"])}) + _source(result, path)
+        for result in results
+        for verdict in result.verdicts
+    ]
+    return "\n".join(blocks) or "<p>No report gave a verdict.</p>"
+
+
+def _source(result: Result, path: Path) -> str:
+    failed = ', <span class="status-failed">which failed</span>' if result.status == "failed" else ""
+    return f'<p class="small">Report: {_link(result, path)}{failed}</p>'
+
+
+def _reports(results: list[Result], path: Path) -> str:
+    rows = "\n".join(
+        f'<tr><th scope="row">{_link(result, path)}</th><td class="status-{result.status}">{result.status}</td>'
+        f'<td style="text-align: right">{_duration(result.seconds)}</td>'
+        f"<td>{escape(without_paths(result.error))}</td></tr>"
+        for result in results
+    )
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("report", "status", "time", "error"))
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table></div>'
+
+
+def _parameters(results: list[Result]) -> str:
+    rows = [(r.name, name, without_paths(value)) for r in results for name, value in r.parameters.items()]
+    if not rows:
+        return "<p>Every report ran with its default parameters.</p>\n"
+    frame = pd.DataFrame(rows, columns=["report", "parameter", "value"])
+    return f'<div class="wide">{table_html(frame, "Parameters that differ from the defaults")}</div>\n'
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    frame = pd.DataFrame([(name, without_paths(value)) for name, value in facts.items()], columns=["what", "value"])
+    return f'<div class="wide">{table_html(frame, "What these reports were made with")}</div>'
+
+
+def _link(result: Result, path: Path) -> str:
+    label = escape(result.name)
+    if result.html is None:
+        return f"{label} (not written)"
+    address = Path(os.path.relpath(result.html, path.parent)).as_posix()
+    return f'<a href="{escape(address)}">{label}</a>'
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,50 @@
+"""Tables that screen readers, projectors and printers can follow."""
+
+from __future__ import annotations
+
+from html import escape
+from numbers import Integral, Real
+
+import pandas as pd
+from IPython.display import display
+
+from gemma_encoder.errors import InputError
+
+MISSING = "\N{EN DASH}"
+
+
+def display_table(frame: pd.DataFrame, caption: str, decimals: int = 1) -> None:
+    """Show `frame` with a caption, floats to `decimals` places. A named index or else the first column heads the rows."""
+    if not caption.strip():
+        raise InputError(f"a table needs a caption, received {caption!r}")
+    html = table_html(frame, caption, decimals)
+    shown = frame.map(lambda cell: cell_text(cell, decimals)).to_string(index=frame.index.name is not None)
+    display({"text/html": html, "text/plain": f"{caption}\n{shown}"}, raw=True)
+
+
+def table_html(frame: pd.DataFrame, caption: str, decimals: int = 1) -> str:
+    """The HTML of a table: caption, column headers, one row header per row, numbers aligned to the right."""
+    if frame.index.name is not None or isinstance(frame.index, pd.MultiIndex):
+        frame = frame.reset_index()
+    head = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in frame.columns)
+    rows = "\n".join(
+        f"<tr>{''.join(_cell(cell, first=i == 0, decimals=decimals) for i, cell in enumerate(row))}</tr>"
+        for row in frame.itertuples(index=False)
+    )
+    return (
+        f"<table><caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n"
+        f"<tbody>\n{rows}\n</tbody></table>"
+    )
+
+
+def cell_text(cell: object, decimals: int = 1) -> str:
+    """A value as a person reads it; what is missing shows as a dash."""
+    if isinstance(cell, Real) and not isinstance(cell, Integral):
+        return MISSING if pd.isna(cell) else f"{cell:.{decimals}f}"
+    return MISSING if cell is None or cell is pd.NA or cell is pd.NaT else str(cell)
+
+
+def _cell(cell: object, first: bool, decimals: int) -> str:
+    tag, scope = ("th", ' scope="row"') if first else ("td", "")
+    align = ' style="text-align: right"' if isinstance(cell, Real) and not isinstance(cell, bool) else ""
+    return f"<{tag}{scope}{align}>{escape(cell_text(cell, decimals))}</{tag}>"

@@ -1,0 +1,182 @@
+"""Rows of a task from one of three places behind one door: the built-in tasks, a folder, or the hub.
+
+A folder holds `<suite>/<task>/<split>.jsonl[.gz]`, one JSON object a line. The built-in tasks are such a folder.
+Whatever the place, a row that the task's definition does not allow stops the loading and is named by its line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from reprlib import repr as short
+
+import datasets
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from gemma_encoder.errors import InputError
+from gemma_encoder.hub import reachable
+from gemma_encoder.paths import DATA
+from gemma_encoder.tasks.task import HubSource, Task
+
+BUILTIN = DATA / "tasks"
+LAYOUT = "<suite>/<task>/<split>.jsonl[.gz]"
+
+
+def load(task: Task, data: str | Path = "builtin") -> DatasetDict:
+    """The splits of `task`, checked row by row, held in memory.
+
+    data: "builtin", "hub", or a folder of the layout above.
+    Returns the splits of `task.splits`, with the text columns, the label column, and `idx` where every row has one.
+    Raises InputError for a missing folder, split or column, a broken line, a text or label that is not valid, an
+    empty split, and a hub that cannot be reached.
+    """
+    if data == "hub":
+        hub = _hub(task)
+        tables = {
+            split: (f"{hub.repo} ({hub.config}, {split})", enumerate(rows, 1))
+            for split, rows in _hub_rows(task, hub).items()
+        }
+    else:
+        tables = {split: (str(path), _lines(path)) for split, path in _files(task, data).items()}
+    return DatasetDict({split: _checked(task, *table) for split, table in tables.items()})
+
+
+def digest(task: Task, data: str | Path = "builtin") -> str:
+    """SHA-256, in hexadecimal, of the data that `load(task, data)` reads.
+
+    For a folder, of the uncompressed bytes of each split; for the hub, of its pinned revision.
+    """
+    if data == "hub":
+        hub = _hub(task)
+        return sha256(f"{hub.repo}/{hub.config}@{hub.revision}".encode()).hexdigest()
+    lines = [f"{split} {sha256(_read(path)).hexdigest()}\n" for split, path in _files(task, data).items()]
+    return sha256("".join(lines).encode()).hexdigest()
+
+
+def _files(task: Task, data: str | Path) -> dict[str, Path]:
+    """The file of each split."""
+    root = BUILTIN if data == "builtin" else Path(data).expanduser()
+    if not root.is_dir():
+        raise InputError(f"no data folder {str(root)!r}; valid: 'builtin', 'hub', or a folder with {LAYOUT}")
+    folder = root / task.suite / task.name
+    if not folder.is_dir():
+        found = sorted({"/".join(path.parts[-3:-1]) for path in root.glob("*/*/*.jsonl*")})
+        raise InputError(f"no task {task.suite}/{task.name} in {root}; tasks there: {', '.join(found) or 'none'}")
+    return {split: _file(folder, name) for split, name in task.splits.items()}
+
+
+def _file(folder: Path, split: str) -> Path:
+    paths = [path for path in (folder / f"{split}.jsonl", folder / f"{split}.jsonl.gz") if path.is_file()]
+    if len(paths) == 2:
+        raise InputError(f"{folder} has both {paths[0].name} and {paths[1].name}; keep one")
+    if not paths:
+        found = sorted(path.name.partition(".")[0] for path in folder.glob("*.jsonl*"))
+        raise InputError(f"{folder} has no {split}.jsonl[.gz]; splits there: {', '.join(found) or 'none'}")
+    return paths[0]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, object]]:
+    """Line number and parsed JSON of every line that is not blank."""
+    for number, line in enumerate(_read(path).splitlines(), 1):
+        if line.strip():
+            yield number, _parse(line, f"{path}, line {number}")
+
+
+def _parse(line: bytes, place: str) -> object:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{place}: broken JSON at character {error.colno}: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{place}: not UTF-8 at byte {error.start + 1}") from error
+
+
+def _hub(task: Task) -> HubSource:
+    if task.hub is None:
+        raise InputError(f"task {task.name!r} is not on the hub; valid: 'builtin', or a folder with {LAYOUT}")
+    return task.hub
+
+
+def _hub_rows(task: Task, hub: HubSource) -> dict[str, list[dict]]:
+    """The rows of each split at the pinned revision, from the network or from an earlier download."""
+    if not reachable():
+        datasets.config.HF_HUB_OFFLINE = True  # look for an earlier download at once, without 20 s of retries
+    datasets.disable_progress_bars()
+    try:
+        builder = datasets.load_dataset_builder(hub.repo, hub.config, revision=hub.revision)
+        if builder.hash != hub.revision:  # without network, `datasets` falls back on any revision it finds on disk
+            raise FileNotFoundError(f"revision {hub.revision} wanted, {builder.hash} found")
+        builder.download_and_prepare()
+        return {split: builder.as_dataset(split=name).to_list() for split, name in task.splits.items()}
+    except Exception as error:  # every layer below raises its own kinds
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        said = said if reachable() else f"no network, and no earlier download to use ({said})"
+        instead = "valid without the hub: --data-dir FOLDER, or the built-in tasks (--profile tiny)"
+        raise InputError(f"cannot load {hub.repo} ({hub.config}) from the hub: {said}; {instead}") from error
+
+
+def _checked(task: Task, place: str, numbered: Iterable[tuple[int, object]]) -> Dataset:
+    """The rows as a Dataset; a row that is not valid is an InputError naming `place` and its line."""
+    rows = []
+    for number, row in numbered:
+        if problem := _problem(task, row):
+            raise InputError(f"{place}, line {number}: {problem}")
+        rows.append(row)
+    if not rows:
+        raise InputError(f"{place} has no rows; valid: at least one in every split")
+    features = {column: Value("string") for column in task.text_columns}
+    features[task.label_column] = ClassLabel(names=list(task.labels)) if task.labels else Value("float64")
+    if all(type(row.get("idx")) is int for row in rows):
+        features["idx"] = Value("int64")
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, Features(features))
+
+
+def _problem(task: Task, row: object) -> str | None:
+    """What is wrong with a row, or None."""
+    if not isinstance(row, dict):
+        return f"holds {short(row)}; valid: a JSON object"
+    for column in (*task.text_columns, task.label_column):
+        if column not in row:
+            return f"no column {column!r}; columns there: {', '.join(sorted(row)) or 'none'}"
+    for column in task.text_columns:
+        if problem := _text_problem(row[column], column in task.may_be_empty):
+            return f"column {column!r} {problem}"
+    return _label_problem(task, row[task.label_column])
+
+
+def _text_problem(text: object, may_be_empty: bool) -> str | None:
+    if not isinstance(text, str):
+        return f"holds {short(text)}; valid: a text"
+    if not may_be_empty and not text.strip():
+        return f"is empty ({short(text)}); valid: a text with at least one character that is not a space"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"has half a surrogate pair at character {error.start + 1}; valid: a text that UTF-8 can hold"
+    return None
+
+
+def _label_problem(task: Task, label: object) -> str | None:
+    # `type(...) is` and not isinstance: True is an int to Python, and no label to us.
+    if task.labels:
+        if type(label) is int and 0 <= label < len(task.labels):
+            return None
+        valid = ", ".join(f"{number} ({name})" for number, name in enumerate(task.labels))
+    else:
+        low, high = task.label_range
+        if type(label) in (int, float) and low <= label <= high:
+            return None
+        valid = f"a number from {low} to {high}"
+    return f"{task.label_column} {short(label)}; valid: {valid}"

@@ -1,0 +1,364 @@
+"""What can be the case in the world, and every way to say it, deny it, ask for it and get it wrong.
+
+A fact has these methods, all deterministic; clauses are lower-case at the start and without a final mark.
+
+key()        content key, the same for all wordings and for swapped roles; it decides the split
+forms()      clauses that state the fact
+denials()    clauses that state its negation
+questions()  (question without mark, answer) pairs
+polar()      yes/no questions without mark
+foils(rng)   facts that are false where this one is true; the first has the same words in other roles
+people()     who takes part
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from random import Random
+
+from gemma_encoder.tasks.world import lexicon
+from gemma_encoder.tasks.world.grammar import Noun, indefinite, participle, past, people, plural, split_of, thing
+
+
+def _joined(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Deed:
+    """agent did verb to patient, perhaps at a place or on a day."""
+
+    verb: str
+    agent: Noun
+    patient: Noun
+    place: str = ""
+    day: str = ""
+
+    def key(self) -> str:
+        """Content key."""
+        return "deed {} {} {}".format(self.verb, *sorted([self.agent.text, self.patient.text]))
+
+    def people(self) -> list[Noun]:
+        """Who takes part."""
+        return [noun for noun in (self.agent, self.patient) if noun.gender != "t"]
+
+    def verbs(self) -> list[str]:
+        """The verb and its synonym."""
+        other = (lexicon.BETWEEN_PEOPLE | lexicon.ON_THINGS)[self.verb]
+        return [self.verb, other] if other else [self.verb]
+
+    def tail(self) -> str:
+        """Place and day."""
+        return _joined(self.place and f"in the {self.place}", self.day and f"on {self.day}")
+
+    def forms(self) -> list[str]:
+        """Active, passive, cleft, fronted; each with the verb and its synonym."""
+        a, p, tail, out = self.agent.text, self.patient.text, self.tail(), []
+        for verb in self.verbs():
+            out.append(_joined(a, past(verb), p, tail))
+            out.append(_joined(p, "was", participle(verb), "by", a, tail))
+            out.append(_joined("it was", a, "who", past(verb), p, tail))
+            if tail:
+                out.append(f"{tail}, {_joined(a, past(verb), p)}")
+        return out
+
+    def claims(self) -> list[str]:
+        """Clauses from which the fact follows though they say more or say it roundabout."""
+        rest = _joined(self.verb, self.patient.text, self.tail())
+        return [f"{self.agent.text} {how} {rest}" for how in ("managed to", "did not fail to", "did not forget to")]
+
+    def refusals(self) -> list[str]:
+        """Clauses from which the negation follows."""
+        rest = _joined(self.verb, self.patient.text, self.tail())
+        return [f"{self.agent.text} {how} {rest}" for how in ("failed to", "did not manage to", "forgot to")]
+
+    def generalised(self) -> list[str]:
+        """What follows and says less: a kind for the thing, no place or day, somebody for the agent."""
+        kinds = [kind for kind, members in lexicon.KINDS.items() if self.patient.text.split()[-1] in members]
+        less = replace(self, place="", day="")
+        out = [_joined("somebody", past(self.verb), self.patient.text), f"{self.patient.text} was {participle(self.verb)}"]
+        out += [form for kind in kinds for form in replace(less, patient=Noun(indefinite(kind), "t")).forms()[:2]]
+        return out + (less.forms()[:2] if self.tail() else [])
+
+    def denials(self) -> list[str]:
+        """Negated active, passive and cleft."""
+        a, p, tail, out = self.agent.text, self.patient.text, self.tail(), []
+        for verb in self.verbs():
+            out.append(_joined(a, "did not", verb, p, tail))
+            out.append(_joined(p, "was not", participle(verb), "by", a, tail))
+            out.append(_joined("it was not", a, "who", past(verb), p, tail))
+        return out
+
+    def questions(self) -> list[tuple[str, str]]:
+        """Who did it, to whom, where, when."""
+        a, p, out = self.agent.text, self.patient, []
+        for verb in self.verbs():
+            out.append((f"who {past(verb)} {p.text}", a))
+            out.append((f"{p.who} did {a} {verb}", p.text))
+            out.append((f"who was {p.text} {participle(verb)} by", a))
+            out.append((f"{p.who} was {participle(verb)} by {a}", p.text))
+            if self.place:
+                out.append((f"where did {a} {verb} {p.text}", f"in the {self.place}"))
+            if self.day:
+                out.append((f"when did {a} {verb} {p.text}", f"on {self.day}"))
+        return out
+
+    def polar(self) -> list[str]:
+        """Did a push b; was b pushed by a."""
+        a, p = self.agent.text, self.patient.text
+        return [q for v in self.verbs() for q in (f"did {a} {v} {p}", f"was {p} {participle(v)} by {a}")]
+
+    def foils(self, rng: Random) -> list[Deed]:
+        """Roles swapped (between people), another verb, another person."""
+        table = lexicon.BETWEEN_PEOPLE if self.patient.gender != "t" else lexicon.ON_THINGS
+        other = [noun for noun in people(rng, 3) if noun not in (self.agent, self.patient)][0]
+        verb = rng.choice([name for name in table if name != self.verb])
+        foils = [replace(self, agent=other), replace(self, verb=verb)]
+        if self.patient.gender != "t":
+            foils.insert(0, replace(self, agent=self.patient, patient=self.agent))
+        return foils
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """giver gave, sold, lent or mailed a thing to taker."""
+
+    verb: str
+    giver: Noun
+    taker: Noun
+    item: Noun
+
+    def key(self) -> str:
+        """Content key."""
+        return "transfer {} {} {}".format(self.item.text, *sorted([self.giver.text, self.taker.text]))
+
+    def people(self) -> list[Noun]:
+        """Giver and taker."""
+        return [self.giver, self.taker]
+
+    def forms(self) -> list[str]:
+        """From the giver's side and from the taker's."""
+        a, b, t = self.giver.text, self.taker.text, self.item.text
+        same, take = lexicon.TRANSFERS[self.verb]
+        gave = past(self.verb)
+        out = [
+            f"{a} {gave} {t} to {b}",
+            f"{b} {past(take)} {t} from {a}",
+            f"{t} was {participle(self.verb)} to {b} by {a}",
+            f"it was {b} who {past(take)} {t} from {a}",
+        ]
+        return [*out, f"{a} {past(same)} {t} to {b}"] if same else out
+
+    def denials(self) -> list[str]:
+        """Negated, from both sides."""
+        a, b, t = self.giver.text, self.taker.text, self.item.text
+        take = lexicon.TRANSFERS[self.verb][1]
+        return [f"{a} did not {self.verb} {t} to {b}", f"{b} did not {take} {t} from {a}"]
+
+    def questions(self) -> list[tuple[str, str]]:
+        """Who gave, who got, what."""
+        a, b, t = self.giver.text, self.taker.text, self.item.text
+        take = lexicon.TRANSFERS[self.verb][1]
+        return [
+            (f"who {past(self.verb)} {t} to {b}", a),
+            (f"who {past(take)} {t} from {a}", b),
+            (f"what did {a} {self.verb} to {b}", t),
+            (f"what did {b} {take} from {a}", t),
+            (f"who did {a} {self.verb} {t} to", b),
+            (f"who did {b} {take} {t} from", a),
+        ]
+
+    def polar(self) -> list[str]:
+        """Did a give it to b; did b get it from a."""
+        a, b, t = self.giver.text, self.taker.text, self.item.text
+        return [f"did {a} {self.verb} {t} to {b}", f"did {b} {lexicon.TRANSFERS[self.verb][1]} {t} from {a}"]
+
+    def foils(self, rng: Random) -> list[Transfer]:
+        """Giver and taker swapped, another thing."""
+        item = next(item for item in iter(lambda: thing(rng), None) if item != self.item)
+        return [replace(self, giver=self.taker, taker=self.giver), replace(self, item=item)]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """more is taller than less."""
+
+    adjective: str
+    more: Noun
+    less: Noun
+
+    def key(self) -> str:
+        """Content key."""
+        return "comparison {} {} {}".format(self.adjective, *sorted([self.more.text, self.less.text]))
+
+    def people(self) -> list[Noun]:
+        """Both sides."""
+        return [self.more, self.less]
+
+    def forms(self) -> list[str]:
+        """With the adjective, its opposite, and negated equality."""
+        up, down, opposite = lexicon.COMPARISONS[self.adjective]
+        a, b = self.more.text, self.less.text
+        return [
+            f"{a} is {up} than {b}",
+            f"{b} is {down} than {a}",
+            f"{b} is not as {self.adjective} as {a}",
+            f"{a} is not as {opposite} as {b}",
+        ]
+
+    def denials(self) -> list[str]:
+        """Not taller than, not shorter than."""
+        up, down, _ = lexicon.COMPARISONS[self.adjective]
+        return [f"{self.more.text} is not {up} than {self.less.text}", f"{self.less.text} is not {down} than {self.more.text}"]
+
+    def questions(self) -> list[tuple[str, str]]:
+        """Who is taller or shorter, of two."""
+        up, down, _ = lexicon.COMPARISONS[self.adjective]
+        a, b = self.more.text, self.less.text
+        pairs = ((up, a), (down, b))
+        return [(f"who is {word}, {x} or {y}", answer) for word, answer in pairs for x, y in ((a, b), (b, a))]
+
+    def polar(self) -> list[str]:
+        """Is a taller than b; is b shorter than a."""
+        up, down, _ = lexicon.COMPARISONS[self.adjective]
+        return [f"is {self.more.text} {up} than {self.less.text}", f"is {self.less.text} {down} than {self.more.text}"]
+
+    def foils(self, rng: Random) -> list[Comparison]:
+        """Swapped."""
+        return [replace(self, more=self.less, less=self.more)]
+
+
+@dataclass(frozen=True)
+class Spot:
+    """One thing stands in a relation to another: the lamp is above the table."""
+
+    relation: str
+    figure: Noun
+    ground: Noun
+
+    def key(self) -> str:
+        """Content key."""
+        return "spot {} {} {}".format(self.relation, *sorted([self.figure.text, self.ground.text]))
+
+    def people(self) -> list[Noun]:
+        """Nobody."""
+        return []
+
+    def forms(self) -> list[str]:
+        """The relation, its converse, and each fronted."""
+        f, g, back = self.figure.text, self.ground.text, lexicon.RELATIONS[self.relation]
+        ways = ((f, self.relation, g), (g, back, f))
+        return [form for x, how, y in ways for form in (f"{x} is {how} {y}", f"{how} {y} is {x}", f"{x} stands {how} {y}")]
+
+    def denials(self) -> list[str]:
+        """Negated, both ways."""
+        f, g, back = self.figure.text, self.ground.text, lexicon.RELATIONS[self.relation]
+        return [f"{f} is not {self.relation} {g}", f"{g} is not {back} {f}"]
+
+    def questions(self) -> list[tuple[str, str]]:
+        """What is there, where is it."""
+        f, g, back = self.figure.text, self.ground.text, lexicon.RELATIONS[self.relation]
+        return [
+            (f"what is {self.relation} {g}", f),
+            (f"what is {back} {f}", g),
+            (f"where is {f}", f"{self.relation} {g}"),
+            (f"where is {g}", f"{back} {f}"),
+        ]
+
+    def polar(self) -> list[str]:
+        """Is it there, both ways."""
+        f, g, back = self.figure.text, self.ground.text, lexicon.RELATIONS[self.relation]
+        return [f"is {f} {self.relation} {g}", f"is {g} {back} {f}"]
+
+    def foils(self, rng: Random) -> list[Spot]:
+        """Swapped."""
+        return [replace(self, figure=self.ground, ground=self.figure)]
+
+
+@dataclass(frozen=True)
+class Count:
+    """owner has so many things of a sort."""
+
+    owner: Noun
+    number: str
+    sort: str
+
+    def key(self) -> str:
+        """Content key."""
+        return f"count {self.owner.text} {self.sort}"
+
+    def people(self) -> list[Noun]:
+        """The owner."""
+        return [self.owner]
+
+    def forms(self) -> list[str]:
+        """Has, owns, belong to."""
+        o, what = self.owner.text, f"{self.number} {plural(self.sort)}"
+        return [f"{o} has {what}", f"{o} owns {what}", f"{what} belong to {o}"]
+
+    def denials(self) -> list[str]:
+        """Does not have, do not belong to."""
+        o, what = self.owner.text, f"{self.number} {plural(self.sort)}"
+        return [f"{o} does not have {what}", f"{what} do not belong to {o}"]
+
+    def questions(self) -> list[tuple[str, str]]:
+        """How many, and who."""
+        o, things = self.owner.text, plural(self.sort)
+        return [
+            (f"how many {things} does {o} have", self.number),
+            (f"how many {things} belong to {o}", self.number),
+            (f"who has {self.number} {things}", o),
+        ]
+
+    def polar(self) -> list[str]:
+        """Does the owner have so many."""
+        o, what = self.owner.text, f"{self.number} {plural(self.sort)}"
+        return [f"does {o} have {what}", f"do {what} belong to {o}"]
+
+    def foils(self, rng: Random) -> list[Count]:
+        """Another number, another owner."""
+        number = rng.choice([number for number in lexicon.NUMBERS if number != self.number])
+        owner = next(noun for noun in people(rng, 2) if noun != self.owner)
+        return [replace(self, number=number), replace(self, owner=owner)]
+
+
+Fact = Deed | Transfer | Comparison | Spot | Count
+
+
+def _one(rng: Random, cast: list[Noun], kind: str) -> Fact:
+    a, b = rng.sample(cast, 2)
+    if kind == "deed":
+        place = rng.choice(lexicon.PLACES) if rng.random() < 0.25 else ""
+        day = rng.choice(lexicon.DAYS) if not place and rng.random() < 0.25 else ""
+        return Deed(rng.choice(list(lexicon.BETWEEN_PEOPLE)), a, b, place, day)
+    if kind == "act":
+        return Deed(rng.choice(list(lexicon.ON_THINGS)), a, thing(rng))
+    if kind == "transfer":
+        return Transfer(rng.choice(list(lexicon.TRANSFERS)), a, b, thing(rng))
+    if kind == "comparison":
+        return Comparison(rng.choice(list(lexicon.COMPARISONS)), a, b)
+    if kind == "count":
+        return Count(a, rng.choice(lexicon.NUMBERS), rng.choice(lexicon.THINGS + lexicon.ANIMALS))
+    figure, ground = rng.sample(lexicon.THINGS + lexicon.ANIMALS, 2)
+    return Spot(rng.choice(list(lexicon.RELATIONS)), Noun(f"the {figure}", "t"), Noun(f"the {ground}", "t"))
+
+
+KINDS = ("deed", "deed", "deed", "act", "transfer", "transfer", "comparison", "spot", "count")
+
+
+def draw(rng: Random, split: str, cast: list[Noun], kinds: tuple[str, ...] = KINDS) -> Fact:
+    """A fact about members of `cast` whose content belongs to `split`."""
+    while True:
+        fact = _one(rng, cast, rng.choice(kinds))
+        if split_of(fact.key()) == split:
+            return fact
+
+
+def draw_two(rng: Random, split: str, kinds: tuple[str, ...] = KINDS) -> tuple[Fact, Fact]:
+    """Two facts with different content about the same three people."""
+    cast = people(rng, 3)
+    first = draw(rng, split, cast, kinds)
+    while True:
+        second = draw(rng, split, cast, kinds)
+        if second.key() != first.key():
+            return first, second

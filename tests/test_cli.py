@@ -1,0 +1,105 @@
+"""The command line: bad input is one line on stderr and exit code 2, and leaves nothing behind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gemma_encoder import GemmaEncoderForSequenceClassification
+from gemma_encoder.cli import main
+from gemma_encoder.paths import DATA
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder with one small task in it."""
+    folder = tmp_path / "data" / "glue" / "sst2"
+    folder.mkdir(parents=True)
+    rows = [{"sentence": f"a {word} day", "label": label, "idx": i} for i, (word, label) in enumerate(WORDS)]
+    for name in ("train", "validation"):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "data"
+
+
+WORDS = [("good", 1), ("bad", 0), ("fine", 1), ("poor", 0)]
+
+
+def refused(capsys, *argv: str) -> str:
+    """The one line that the command said; it exited with 2."""
+    assert main([str(part) for part in argv]) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert captured.out == ""
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["reprodcue"], "invalid choice: 'reprodcue'"),
+        (["train", "sst3"], "unknown task 'sst3' (did you mean 'sst2'?)"),
+        (["train", "sst2", "--set", "pooling=max"], "unknown pooling 'max'; valid: first, last, mean"),
+        (["train", "sst2", "--set", "attention=both"], "unknown attention 'both'; valid: bidirectional, causal"),
+        (["train", "sst2", "--set", "epoch=3"], "unknown setting 'epoch' (did you mean 'epochs'?)"),
+        (["train", "sst2", "--set", "epochs=many"], "epochs 'many' is a str; valid: int"),
+        (["train", "sst2", "--set", "epochs"], "a setting is given as key=value, received 'epochs'"),
+        (["train", "sst2", "--model", "nowhere"], "no model at 'nowhere'"),
+        (["train", "sst2", "--model", "owner/model"], "--model tiny"),
+        (["train", "sst2", "--data-dir", "nowhere"], "no data folder 'nowhere'"),
+        (["train", "sst2", "--data-dir", "hub"], "no network"),
+        (["notebook", "99_nothing"], "unknown notebook '99_nothing'"),
+        (["notebook", "01_attention_masks", "-p", "tokns=4"], "(did you mean 'tokens'?)"),
+        (["notebook", "01_attention_masks", "-p", "tokens=four"], "parameter 'tokens' takes int, received 'four'"),
+        (["reproduce", "--profile", "huge"], "unknown profile 'huge'; valid: tiny"),
+        (["reproduce", "--set", "tokns=4"], "unknown setting 'tokns'"),
+        (["reproduce", "--workers", "0"], "--workers 0 is not valid"),
+        (["verify", "nowhere"], "no model at 'nowhere'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(argv, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(capsys, *argv)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"sentence": "half a li', "broken JSON"),
+        ('{"label": 1, "idx": 4}', "'sentence'"),
+        ('{"sentence": "a day", "label": 2, "idx": 4}', "label 2"),
+    ],
+)
+def test_a_bad_data_file_is_named_with_its_line(line, says, data, capsys):
+    path = data / "glue" / "sst2" / "train.jsonl"
+    path.write_text(path.read_text() + line + "\n")
+    said = refused(capsys, "train", "sst2", "--data-dir", data)
+    assert says in said
+    assert "line 5" in said
+
+
+def test_a_data_folder_without_the_task_lists_those_it_has(data, capsys):
+    assert "tasks there: glue/sst2" in refused(capsys, "train", "mrpc", "--data-dir", data)
+
+
+def test_a_checkpoint_folder_without_weights_is_refused(tmp_path, capsys):
+    (tmp_path / "config.json").write_text((DATA / "models" / "tiny" / "config.json").read_text())
+    assert "has no weights" in refused(capsys, "train", "sst2", "--model", tmp_path)
+
+
+def test_verify_tells_a_good_checkpoint_from_a_plain_decoder(tmp_path, capsys):
+    GemmaEncoderForSequenceClassification.from_decoder("tiny").save_pretrained(tmp_path)
+    assert main(["verify", str(tmp_path)]) == 0
+    assert "bidirectional, as asked" in capsys.readouterr().out
+    refused(capsys, "verify", DATA / "models" / "tiny")
+
+
+def test_no_traceback_and_exit_code_2_from_the_shell():
+    command = [Path(sys.executable).parent / "gemma-encoder", "train", "sst2", "--set", "pooling=max"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
