@@ -1,18 +1,25 @@
 """Adapt a decoder-only language model as an encoder (arXiv 2503.02656)."""
 
-from gemma_encoder.errors import InputError
-from gemma_encoder.loading import load_tokenizer
-from gemma_encoder.model import GemmaEncoder, GemmaEncoderConfig, GemmaEncoderForSequenceClassification
-from gemma_encoder.verify import check_visibility, influence_matrix
+from __future__ import annotations
+
+from importlib import import_module
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "GemmaEncoder",
-    "GemmaEncoderConfig",
-    "GemmaEncoderForSequenceClassification",
-    "InputError",
-    "check_visibility",
-    "influence_matrix",
-    "load_tokenizer",
-]
+# name -> module; loaded on first use, so that the command line can refuse bad input without waiting for torch
+_WHERE = {
+    "GemmaEncoder": "model",
+    "GemmaEncoderConfig": "model",
+    "GemmaEncoderForSequenceClassification": "model",
+    "InputError": "errors",
+    "check_visibility": "verify",
+    "influence_matrix": "verify",
+    "load_tokenizer": "loading",
+}
+__all__ = list(_WHERE)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

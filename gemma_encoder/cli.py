@@ -54,10 +54,15 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("checkpoint")
     verify.set_defaults(run=_verify)
 
-    pretrain = commands.add_parser("pretrain", help="make the tiny decoder and the built-in tasks again")
-    pretrain.add_argument("out", type=Path, help="folder to write to; must not exist")
-    pretrain.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="other settings")
+    pretrain = commands.add_parser("pretrain", help="make the tiny decoder again")
+    pretrain.add_argument("out", type=Path, help="folder to write; must not exist")
+    pretrain.add_argument("--seed", type=int, default=0)
+    pretrain.add_argument("--steps", type=int, default=0, help="updates (default: as for the committed decoder)")
     pretrain.set_defaults(run=_pretrain)
+
+    tasks = commands.add_parser("tasks", help="write the built-in tasks again")
+    tasks.add_argument("out", type=Path, help="folder to write to")
+    tasks.set_defaults(run=_tasks)
     return parser
 
 
@@ -157,14 +162,27 @@ def _verify(args: argparse.Namespace) -> int:
     return 0
 
 
+def _pretrain(args: argparse.Namespace) -> int:
+    from gemma_encoder.experiments.pretrain import pretrain
+
+    steps = {"steps": args.steps} if args.steps else {}
+    print(_shown(pretrain(args.out, seed=args.seed, **steps)))
+    return 0
+
+
+def _tasks(args: argparse.Namespace) -> int:
+    from gemma_encoder.tasks.world import write_tasks
+
+    write_tasks(args.out)
+    print(_shown(args.out))
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; bad input is one line on stderr and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no warning when a pool of processes starts
     try:
         args = _parser().parse_args(argv)
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
         return args.run(args)
     except InputError as error:
         print(f"gemma-encoder: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from gemma_encoder.attention import IMPLEMENTATION
 from gemma_encoder.errors import InputError
@@ -55,6 +57,8 @@ def _load(loader: Callable[..., Any], name: str | Path, **kwargs: Any) -> Any:
     """Call a `from_pretrained` of transformers on `name`; what goes wrong becomes one line."""
     where = checkpoint_path(name)
     local = Path(where).is_dir()
+    if not sys.stderr.isatty():  # a progress bar that nobody watches fills logs and reports
+        logging.disable_progress_bar()
     try:
         kwargs |= {"trust_remote_code": False, "local_files_only": local or not reachable()}
         return loader(where, **kwargs)

@@ -110,7 +110,8 @@ def test_a_killed_run_leaves_no_half_result_and_can_be_run_again(tmp_path):
 
 
 def test_holdout_rows_come_from_train_and_are_not_trained_on():
-    rows, official = split(replace(SPEC, evaluate_on="holdout", train_examples=0)), split(replace(SPEC, train_examples=0))
+    whole = replace(SPEC, train_examples=0)
+    rows, official = split(replace(whole, evaluate_on="holdout")), split(whole)
     texts = {name: set(part["sentence"]) for name, part in rows.items()}
     assert texts["validation"] <= set(official["train"]["sentence"])
     assert not texts["validation"] & texts["train"]
@@ -118,7 +119,7 @@ def test_holdout_rows_come_from_train_and_are_not_trained_on():
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run():
-    with pytest.raises(TrainingError, match="loss is .* at step"):
+    with pytest.raises(TrainingError, match=r"loss is .* at step"):
         train(replace(SPEC, learning_rate=1e30, train_examples=320))
 
 

@@ -65,7 +65,7 @@ class EpochCurve(TrainerCallback):
         if loss is None:
             return
         if not math.isfinite(loss):
-            raise TrainingError(f"loss is {loss} at step {state.global_step}; lower learning_rate {args.learning_rate:g}")
+            raise TrainingError(f"loss is {loss} at step {state.global_step} with learning_rate {args.learning_rate:g}")
         self.losses.append(loss)
 
     def on_epoch_end(self, args, state, control, **kwargs):

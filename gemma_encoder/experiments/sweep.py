@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from gemma_encoder.experiments.run import run
@@ -35,20 +35,19 @@ def sweep(specs: Sequence[RunSpec], root: Path = RUNS, workers: int | None = Non
     `workers` processes (default: one per core) train side by side, each on one thread, so that a result does not
     depend on how many there are. Raises SweepError at the end if runs failed.
     """
-    missing = [spec for spec in dict.fromkeys(specs) if load(spec, root) is None]
+    results = {spec: load(spec, root) for spec in specs}
+    missing = [spec for spec, result in results.items() if result is None]
     failures: dict[RunSpec, BaseException] = {}
     if missing:
         context = multiprocessing.get_context("spawn")  # torch's thread pools do not survive a fork
         count = min(workers or os.cpu_count() or 1, len(missing))
         with ProcessPoolExecutor(count, mp_context=context, initializer=_one_thread) as pool:
             pending = {pool.submit(run, spec, root): spec for spec in missing}
-            for future in progress(_finished(pending), len(missing), "fine-tuning runs"):
-                if future.exception():
-                    failures[pending[future]] = future.exception()
+            for future in progress(as_completed(pending), len(missing), "fine-tuning runs"):
+                if error := future.exception():
+                    failures[pending[future]] = error
+                else:
+                    results[pending[future]] = future.result()
     if failures:
         raise SweepError(failures, len(missing))
-    return [load(spec, root) for spec in specs]
-
-
-def _finished(pending: dict[Future, RunSpec]) -> Iterator[Future]:
-    yield from as_completed(pending)
+    return [results[spec] for spec in specs]

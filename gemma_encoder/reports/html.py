@@ -43,7 +43,7 @@ def to_html(notebook: NotebookNode, title: str, failure: Failure | None = None) 
     cells = [cell for cell in notebook.cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])]
     body, _ = _Exporter().from_notebook_node(NotebookNode(notebook, cells=cells))
     heading = "" if "<h1" in body else f"<h1>{escape(title)}</h1>\n"
-    return page(title, _banner(failure) + heading + body)
+    return page(title, banner(failure) + heading + body)
 
 
 def page(title: str, body: str) -> str:
@@ -63,7 +63,8 @@ def check_html(text: str) -> list[str]:
     return checker.problems
 
 
-def _banner(failure: Failure | None) -> str:
+def banner(failure: Failure | None) -> str:
+    """The announcement of a failure, empty if there is none."""
     if failure is None:
         return ""
     link = f'<p><a href="#cell-id={escape(failure.cell_id)}">Go to the failing cell</a></p>' if failure.cell_id else ""

@@ -32,11 +32,12 @@ def write_index(results: Iterable[Result], path: Path, title: str, facts: Mappin
     results = list(results)
     failed = [result for result in results if result.status == "failed"]
     outcome = f"{len(failed)} failed" if failed else "all complete"
+    noun = "report" if len(results) == 1 else "reports"
     kind = "status-failed" if failed else "status-ok"
     body = "\n".join(
         [
             f"<h1>{escape(title)}</h1>",
-            f'<p class="{kind}">{len(results)} reports, {outcome}.</p>',
+            f'<p class="{kind}">{len(results)} {noun}, {outcome}.</p>',
             f"<h2>Verdicts</h2>\n{_verdicts(results, path)}",
             f"<h2>Reports</h2>\n{_reports(results, path)}",
             f"<h2>Parameters and environment</h2>\n{_parameters(results)}{_facts({**facts, **environment()})}",

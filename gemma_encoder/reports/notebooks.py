@@ -53,9 +53,10 @@ def notebook_names(folder: Path = NOTEBOOKS) -> list[str]:
 
 
 def full_name(name: str, folder: Path = NOTEBOOKS) -> str:
-    """The stem of notebook `name`, which may leave out its number; InputError if there is none."""
+    """The stem of notebook `name`, which may leave out its number or be the number; InputError if there is none."""
     stems = notebook_names(folder)
-    return {stem[3:]: stem for stem in stems}.get(name) or check_choice("notebook", name, stems)
+    short = {key: stem for stem in stems for key in (stem[:2], stem[3:])}
+    return short.get(name) or check_choice("notebook", name, stems)
 
 
 def parameters(name: str, folder: Path = NOTEBOOKS) -> dict[str, Parameter]:
@@ -97,7 +98,7 @@ def parse(name: str, pairs: Iterable[str], folder: Path = NOTEBOOKS) -> dict[str
         key, equals, text = pair.partition("=")
         if not equals:
             raise InputError(f"a parameter is given as key=value, received {pair!r}")
-        value = _from_yaml(text)
+        value = from_yaml(text)
         plain_text = key in declared and not fits(value, declared[key].type) and fits(text, declared[key].type)
         given[key] = text if plain_text else value
     return check(name, given, folder)
@@ -116,17 +117,13 @@ def _fits(value: object, node: ast.expr) -> bool:
             return isinstance(value, list) and all(_fits(item, element) for item in value)
         case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, element])):
             return isinstance(value, dict) and all(_fits(k, key) and _fits(v, element) for k, v in value.items())
-        case ast.Subscript(value=ast.Name(id="Literal"), slice=ast.Tuple(elts=options)):
-            return value in [ast.literal_eval(option) for option in options]
         case ast.Name(id="float"):
             return type(value) in (int, float)
         case ast.Name(id=name) if name in SIMPLE:
             return type(value) is SIMPLE[name]
         case ast.Constant(value=None):
             return value is None
-    raise ValueError(
-        f"type {ast.unparse(node)!r} is not simple; valid: {', '.join(SIMPLE)}, list[...], dict[...], |, Literal"
-    )
+    raise ValueError(f"type {ast.unparse(node)!r} is not simple; valid: {', '.join(SIMPLE)}, list[...], dict[...], |")
 
 
 def _declared(line: ast.stmt, comments: Mapping[int, str]) -> Parameter:
@@ -173,7 +170,8 @@ _Yaml.add_implicit_resolver(
 )
 
 
-def _from_yaml(text: str) -> Any:
+def from_yaml(text: str) -> Any:
+    """What a person means by `text`: a number, a list, null ..., or the text itself where it is no YAML."""
     try:
         return yaml.load(text, Loader=_Yaml)
     except yaml.YAMLError:

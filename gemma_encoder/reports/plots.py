@@ -46,7 +46,7 @@ THEME = {
     **sns.plotting_context("notebook", font_scale=1.2),
     "axes.prop_cycle": plt.cycler(color=PALETTE),
     "axes.edgecolor": FRAME,
-    "axes.titleweight": "semibold",
+    "axes.titleweight": "bold",
     "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
     "font.family": ["sans-serif"],
@@ -144,7 +144,7 @@ def matrix(
 
 def _grid(count: int, side: float) -> tuple[Figure, list[Axes]]:
     """Axes for `count` square panels of `side` inches, at most three to a row."""
-    columns = min(count, 3)
+    columns = min(count, 2 if count == 4 else 3)
     rows = -(-count // columns)
     fig, axes = plt.subplots(
         rows, columns, figsize=(1.2 + (side + 0.5) * columns, 0.7 + (side + 1.2) * rows), squeeze=False

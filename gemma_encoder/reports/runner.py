@@ -27,9 +27,10 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 from traitlets import default
 
+from gemma_encoder.errors import InputError
 from gemma_encoder.paths import NOTEBOOKS
 from gemma_encoder.reports.files import write_whole
-from gemma_encoder.reports.html import Failure, check_html, page, to_html
+from gemma_encoder.reports.html import Failure, banner, check_html, page, to_html
 from gemma_encoder.reports.notebooks import HUB_TOKEN, check, full_name
 from gemma_encoder.reports.verdict import verdicts
 
@@ -65,12 +66,14 @@ def run_notebook(
     `timeout` is in seconds per cell. Bad names and parameters raise InputError before a kernel starts; whatever goes
     wrong later is told by the result, and by the report itself at its top.
     """
+    if timeout <= 0:
+        raise InputError(f"a timeout is a positive number of seconds, received {timeout}")
     name = full_name(name, folder)
     given = check(name, given or {}, folder)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="report-") as scratch:
         draft = Path(scratch) / f"{name}.ipynb"
-        failure = _execute(folder / f"{name}.ipynb", draft, given, timeout)
+        failure = execute(folder / f"{name}.ipynb", draft, given, timeout)
         notebook = nbformat.read(draft if draft.exists() else folder / f"{name}.ipynb", as_version=4)
     html, ipynb = out_dir / f"{name}.html", out_dir / f"{name}.ipynb"
     text = nbformat.writes(_without_paths(notebook))
@@ -98,8 +101,10 @@ def run_all(
     Everything given is checked before the first one starts. The processor cores are shared out evenly among the
     kernels unless OMP_NUM_THREADS is set.
     """
+    if workers < 1:
+        raise InputError(f"reports need at least 1 worker, received {workers}")
     given = {full_name(name, folder): values for name, values in (given_by_name or {}).items()}
-    names = [full_name(name, folder) for name in names]
+    names = list(dict.fromkeys(full_name(name, folder) for name in names))
     jobs = {name: (name, out_dir, check(name, given.get(name, {}), folder), timeout, folder) for name in names}
     results: dict[str, Result] = {}
     with _Lanes(workers) as lanes, ThreadPoolExecutor(workers) as pool, _progress(len(jobs)) as bar:
@@ -123,6 +128,7 @@ class _Lanes:
     """
 
     def __init__(self, count: int) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="reports-")  # ours to clear, also after a killed process
         self._threads = max(1, (os.cpu_count() or 1) // count)
         self._free: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
         for _ in range(count):
@@ -134,6 +140,7 @@ class _Lanes:
     def __exit__(self, *_: object) -> None:
         while not self._free.empty():
             self._free.get().shutdown()
+        self._scratch.cleanup()
 
     def run(self, job: tuple) -> Result:
         lane, started = self._free.get(), time.monotonic()
@@ -150,16 +157,17 @@ class _Lanes:
         return Result(job[0], "failed", None, None, time.monotonic() - started, error, [], job[2])
 
     def _lane(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, get_context("spawn"), _prepare_lane, (self._threads,))
+        return ProcessPoolExecutor(1, get_context("spawn"), _prepare_lane, (self._threads, self._scratch.name))
 
 
-def _prepare_lane(threads: int) -> None:
+def _prepare_lane(threads: int, scratch: str) -> None:
+    tempfile.tempdir = scratch
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # the result tells what went wrong, once
 
 
-def _execute(source: Path, draft: Path, given: Mapping[str, Any], timeout: float) -> Failure | None:
-    """Run `source` into `draft`. Any error of the notebook or its kernel becomes a Failure."""
+def execute(source: Path, draft: Path, given: Mapping[str, Any], timeout: float) -> Failure | None:
+    """Run notebook `source` into `draft`, `timeout` in seconds per cell. Whatever goes wrong becomes a Failure."""
     try:
         papermill.execute_notebook(
             source,
@@ -202,10 +210,7 @@ def _render(notebook: NotebookNode, name: str, failure: Failure | None) -> tuple
             text = to_html(notebook, title, failure)
     except Exception as error:  # a page that cannot be built must still say so
         failure = failure or Failure(f"the report could not be built: {error}")
-        text = page(
-            title,
-            f'<h1>{title}</h1><div class="failed" role="alert"><strong>FAILED</strong>: {failure.message}</div>',
-        )
+        text = page(title, f"{banner(failure)}<h1>{title}</h1>")
     return text, failure
 
 

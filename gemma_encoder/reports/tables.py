@@ -14,7 +14,7 @@ MISSING = "\N{EN DASH}"
 
 
 def display_table(frame: pd.DataFrame, caption: str, decimals: int = 1) -> None:
-    """Show `frame` with a caption, floats to `decimals` places. A named index or else the first column heads the rows."""
+    """Show `frame` with a caption, floats to `decimals` places. A named index, or the first column, heads the rows."""
     if not caption.strip():
         raise InputError(f"a table needs a caption, received {caption!r}")
     html = table_html(frame, caption, decimals)

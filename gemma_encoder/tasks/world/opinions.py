@@ -69,12 +69,13 @@ def contrast(rng: Random, split: str, positive: bool) -> str:
 
 def hope(rng: Random, split: str, positive: bool) -> str:
     """An expectation and the opposite outcome."""
-    judged = rng.choice(lexicon.JUDGED)
-    outcome = rng.choice(opinion(rng, split, positive, [judged]).forms()).replace(f"the {judged}", "it")
-    feared = opinion(rng, split, not positive, [judged])
+    came = opinion(rng, split, positive, lexicon.JUDGED)
+    outcome = rng.choice(came.forms()).replace(f"the {came.judged}", "it")
+    negated = rng.choice(("", "not "))
+    word = rng.choice(lexicon.GOOD if positive == bool(negated) else lexicon.BAD)
     who = people(rng, 1)[0].text
     verb = rng.choice(("expected", "thought", "was told"))
-    return f"{who} {verb} that the {judged} would {'not ' if feared.negated else ''}be {feared.word}, but {outcome}"
+    return f"{who} {verb} that the {came.judged} would {negated}be {word}, but {outcome}"
 
 
 def feeling(rng: Random, positive: bool, judged: str, who: str) -> str:

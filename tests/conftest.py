@@ -1,0 +1,109 @@
+"""What every test relies on: no network, nothing from the user's caches, fixed seeds, tiny random decoders."""
+
+import os
+import random
+import runpy
+import sys
+import tempfile
+from pathlib import Path
+
+# the libraries read these when they are imported, so they are set before any test module is
+CACHES = tempfile.TemporaryDirectory(prefix="gemma-encoder-tests-")
+OFFLINE = str(Path(__file__).parent / "offline")
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HOME": CACHES.name,
+    "HF_DATASETS_CACHE": f"{CACHES.name}/datasets",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONPATH": os.pathsep.join([OFFLINE, *filter(None, [os.environ.get("PYTHONPATH")])]),
+}
+sys.path.insert(0, OFFLINE)  # some tests hand sys.path to their child processes
+runpy.run_path(f"{OFFLINE}/sitecustomize.py")
+
+import hypothesis  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from transformers import AutoConfig, AutoModel  # noqa: E402
+from transformers.utils import logging  # noqa: E402
+
+torch.set_num_threads(1)
+logging.disable_progress_bar()
+hypothesis.settings.register_profile("kit", deadline=None, derandomize=True, max_examples=30)
+hypothesis.settings.load_profile("kit")
+
+SIZE = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "initializer_range": 0.3,  # large enough for soft-caps to bite and for every token to matter
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": 2,
+}
+GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
+LAYERS = ["sliding_attention", "full_attention"] * 2
+LATE_WINDOW = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2}
+SHAPE = {
+    "gemma": GROUPED,
+    "gemma2": GROUPED | {"sliding_window": 4, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 2.0},
+    "gemma3_text": GROUPED | {"sliding_window": 4, "query_pre_attn_scalar": 8, "layer_types": LAYERS},
+    "gpt_neox": {},
+    "llama": GROUPED,
+    "mistral": GROUPED | {"sliding_window": 4},
+    "modernbert-decoder": {"local_attention": 8, "global_attn_every_n_layers": 2},
+    "qwen2": GROUPED | LATE_WINDOW,
+    "qwen3": GROUPED | LATE_WINDOW,
+}
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    """Every test starts from the same random state."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """Function `(family, **overrides)`: the configuration of a 4-layer decoder of width 32."""
+
+    def make(family="gemma2", **overrides):
+        return AutoConfig.for_model(family, **SIZE | SHAPE[family] | overrides)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder(tiny_config):
+    """Function `(family, **overrides)`: a decoder with random weights, the same ones at every call."""
+
+    def make(family="gemma2", **overrides):
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            return AutoModel.from_config(tiny_config(family, **overrides), attn_implementation="eager").eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_batch():
+    """Function `(lengths, side, spare)`: ids and mask of a padded batch; the same lengths hold the same tokens."""
+
+    def make(lengths, side="right", spare=0):
+        width, source = max(lengths) + spare, torch.Generator().manual_seed(5)
+        ids, mask = torch.zeros(len(lengths), width, dtype=torch.long), torch.zeros(len(lengths), width)
+        for row, length in enumerate(lengths):
+            where = slice(0, length) if side == "right" else slice(width - length, width)
+            ids[row, where] = torch.randint(3, SIZE["vocab_size"], (length,), generator=source)
+            mask[row, where] = 1
+        return ids, mask.long()
+
+    return make
