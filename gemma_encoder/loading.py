@@ -20,6 +20,8 @@ from gemma_encoder.hub import reachable
 from gemma_encoder.paths import DATA
 
 TINY = "tiny"
+# what a causal language model of a supported family has on top of its decoder
+LM_HEADS = ("lm_head.", "embed_out.", "decoder.")
 
 
 def checkpoint_path(name: str | Path) -> str:
@@ -71,7 +73,7 @@ def _load(loader: Callable[..., Any], name: str | Path, **kwargs: Any) -> Any:
 def check_loaded(name: str | Path, model: PreTrainedModel, info: dict[str, Any], ignored: tuple[str, ...] = ()) -> None:
     """Every weight of `model` came from the checkpoint, and every weight of the checkpoint went into the model."""
     missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    unexpected = sorted(key for key in info["unexpected_keys"] if not key.endswith(ignored or ("\0",)))
+    unexpected = sorted(key for key in info["unexpected_keys"] if not key.startswith(ignored))
     for what, keys in (("lacks", missing), ("has unknown", unexpected)):
         if keys:
             raise InputError(
@@ -95,7 +97,7 @@ def load_decoder(decoder: str | Path | PreTrainedModel, dtype: torch.dtype) -> P
         use_safetensors=True,
         output_loading_info=True,
     )
-    check_loaded(decoder, backbone, info, ignored=("lm_head.weight", "embed_out.weight", "decoder.bias", "head.weight"))
+    check_loaded(decoder, backbone, info, ignored=LM_HEADS)
     return backbone
 
 

@@ -29,15 +29,25 @@ def bidirectional(batch: Tensor, head: Tensor, q: Tensor, kv: Tensor) -> Tensor:
     return (kv >= 0) & (q >= 0)
 
 
+def _check_width(what: str, width: int) -> None:
+    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+        raise InputError(f"{what} width {width!r} is not valid; valid: an integer >= 1")
+
+
 def window(width: int) -> Mask:
     """`|q - kv| < width`: the `width - 1` neighbours on each side and the token itself.
 
-    Combined with `causal` it is the sliding window of a decoder's local layers; alone it is the symmetric window of
-    T5Gemma's encoder. Other libraries also call `|q - kv| <= width` or `|q - kv| <= width // 2` a window of `width`.
+    Combined with `causal` it is the sliding window of a decoder's local layers, and alone that window opened to both
+    sides. Other libraries mean `|q - kv| <= width` (transformers' T5GemmaEncoder) or `|q - kv| <= width // 2`.
     """
-    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-        raise InputError(f"window width {width!r} is not valid; valid: an integer >= 1")
+    _check_width("window", width)
     return lambda batch, head, q, kv: (q - kv).abs() < width
+
+
+def prefix(width: int) -> Mask:
+    """`kv <= q or max(q, kv) < width`: bidirectional among the first `width` tokens, causal after them (prefix LM)."""
+    _check_width("prefix", width)
+    return lambda batch, head, q, kv: (kv <= q) | ((q < width) & (kv < width))
 
 
 def keys_below(lengths: Tensor) -> Mask:
@@ -55,17 +65,49 @@ def or_masks(*masks: Mask) -> Mask:
     return lambda *at: reduce(torch.logical_or, (mask(*at) for mask in masks))
 
 
-ATTENTION: dict[str, Mask] = {"bidirectional": bidirectional, "causal": causal}
+SIMPLE: dict[str, Mask] = {"bidirectional": bidirectional, "causal": causal}
+OTHER = {"bidirectional": "causal", "causal": "bidirectional"}
+SIZED: dict[str, Callable[[int], Mask]] = {"prefix": prefix, "window": window}
+ATTENTION = (*SIMPLE, *(f"{name}-{end}-N" for name in SIMPLE for end in ("first", "last")), *(f"{n}-N" for n in SIZED))
+LOCAL_LAYERS = ("keep", "open")
 
 
-def layer_masks(attention: str, windows: Sequence[int | None]) -> list[Mask]:
-    """The mask of each layer: `attention` everywhere, narrowed to the decoder's own window on its local layers.
+def layer_attention(attention: str, layers: int) -> list[Mask]:
+    """The mask of each of `layers` layers, local windows left aside.
 
-    `windows[i]` is the window width of layer i, or None for a global layer. Layers that share a mask share the object.
+    "causal", "bidirectional", "prefix-N" and "window-N" hold for all layers; "bidirectional-last-N" and
+    "causal-first-N" (and the other two combinations) for N layers, the rest having the other mask.
     """
-    base = ATTENTION[check_choice("attention", attention, ATTENTION)]
-    local = {width: and_masks(base, window(width)) for width in set(windows) if width is not None}
-    return [base if width is None else local[width] for width in windows]
+    name, *rest = attention.split("-") if isinstance(attention, str) else [attention]
+    match rest:
+        case [] if name in SIMPLE:
+            return [SIMPLE[name]] * layers
+        case [size] if name in SIZED and size.isdecimal():
+            return [SIZED[name](int(size))] * layers
+        case [("first" | "last") as end, count] if name in SIMPLE and count.isdecimal():
+            chosen = int(count)
+            if chosen > layers:
+                raise InputError(f"attention {attention!r} is for {chosen} layers; this decoder has {layers}")
+            some, others = [SIMPLE[name]] * chosen, [SIMPLE[OTHER[name]]] * (layers - chosen)
+            return some + others if end == "first" else others + some
+    check_choice("attention", attention, ATTENTION)
+    raise InputError(f"attention {attention!r} needs a number in place of N")
+
+
+def layer_masks(attention: str, windows: Sequence[int | None], local_layers: str = "keep") -> list[Mask]:
+    """The mask of each layer: `attention`, narrowed to the decoder's own window on its local layers.
+
+    `windows[i]` is the window width of layer i, or None for a global layer. With `local_layers` "open" the windows
+    are left out and every layer is global. Layers that share a mask share the object.
+    """
+    bases = layer_attention(attention, len(windows))
+    if check_choice("local_layers", local_layers, LOCAL_LAYERS) == "open":
+        return bases
+    narrowed = {
+        (base, width): base if width is None else and_masks(base, window(width))
+        for base, width in zip(bases, windows, strict=True)
+    }
+    return [narrowed[pair] for pair in zip(bases, windows, strict=True)]
 
 
 def table(mask: Mask, positions: Tensor, keys: Tensor | None = None) -> Tensor:

@@ -29,15 +29,17 @@ from gemma_encoder.dropout import add_dropout, check_rate
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.families import check_family, layer_windows
 from gemma_encoder.loading import load_adapted, load_decoder
-from gemma_encoder.masks import ATTENTION, layer_masks
-from gemma_encoder.pooling import POOLERS, get_pooler
+from gemma_encoder.masks import layer_masks
+from gemma_encoder.pooling import get_pooler, parse_pooling
 
 
 class GemmaEncoderConfig(PreTrainedConfig):
     """The decoder's own configuration and how it is adapted.
 
-    attention: "bidirectional" or "causal"; a local layer keeps its window either way.
-    pooling: "mean", "first" or "last" token.
+    attention: "bidirectional", "causal", or a plan such as "bidirectional-last-4"; see masks.layer_attention.
+    local_layers: "keep" the decoder's sliding windows, symmetric where attention is bidirectional, or "open" them.
+    pooling: "mean", "first", "last", "first-K", "last-K", "query-probe", "kv-probe".
+    pooling_heads, pooling_latents, pooling_projections: for the two probes; see pooling.
     attention_dropout, ffn_dropout: rates in [0, 1) on attention softmax and feed-forward output.
     unpadded: run without padding (same result, less work); False pads every row to the longest.
     """
@@ -47,7 +49,11 @@ class GemmaEncoderConfig(PreTrainedConfig):
 
     decoder: PreTrainedConfig | dict | None = None
     attention: str = "bidirectional"
+    local_layers: str = "keep"
     pooling: str = "mean"
+    pooling_heads: int = 4
+    pooling_latents: int = 4
+    pooling_projections: bool = True
     attention_dropout: float = 0.1
     ffn_dropout: float = 0.1
     unpadded: bool = True
@@ -55,10 +61,13 @@ class GemmaEncoderConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs) -> None:
         """Validate the adaptation settings; a wrong one is an InputError naming the valid ones."""
         super().__post_init__(**kwargs)
-        check_choice("attention", self.attention, ATTENTION)
-        check_choice("pooling", self.pooling, POOLERS)
+        layer_masks(self.attention, layer_windows(self.decoder), self.local_layers)
+        parse_pooling(self.pooling)
         check_rate("attention_dropout", self.attention_dropout)
         check_rate("ffn_dropout", self.ffn_dropout)
+
+
+SETTINGS = (*(set(GemmaEncoderConfig.__annotations__) - {"decoder", "sub_configs_defaults"}), "num_labels", "id2label")
 
 
 class GemmaEncoderPreTrainedModel(PreTrainedModel):
@@ -72,7 +81,8 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     @classmethod
     def from_decoder(cls, decoder: str | Path | PreTrainedModel, *, dtype: torch.dtype = torch.float32, **settings):
@@ -83,12 +93,14 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
         settings: fields of GemmaEncoderConfig, and `num_labels` (1 means regression).
         Raises InputError for an unsupported family, an unknown setting, or a checkpoint without all its weights.
         """
-        valid = {"attention", "pooling", "attention_dropout", "ffn_dropout", "unpadded", "num_labels", "id2label"}
         for name in settings:
-            check_choice("setting", name, valid)
+            check_choice("setting", name, SETTINGS)
         backbone = load_decoder(decoder, dtype)
         config = GemmaEncoderConfig(decoder=backbone.config, **settings)
-        return cls(config, backbone=backbone).to(dtype)
+        model = cls(config, backbone=backbone)
+        for parameter in model.parameters():  # not `.to`, which would round the rotary frequencies too
+            parameter.data = parameter.data.to(dtype)
+        return model
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, output_loading_info: bool = False, **kwargs):
@@ -112,8 +124,9 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         self.backbone = backbone or AutoModel.from_config(config.decoder, attn_implementation=IMPLEMENTATION)
         self.backbone.set_attn_implementation(IMPLEMENTATION)
         add_dropout(self.backbone, config.attention_dropout, config.ffn_dropout)
-        self.masks = layer_masks(config.attention, layer_windows(config.decoder))
-        self.pool = get_pooler(config.pooling)
+        self.masks = layer_masks(config.attention, layer_windows(config.decoder), config.local_layers)
+        sizes = config.pooling_heads, config.pooling_latents, config.pooling_projections
+        self.pool = get_pooler(config.pooling, config.decoder.hidden_size, *sizes)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

@@ -1,21 +1,25 @@
 """Proof on a live model: what does each token really see?
 
 Flags that switch a decoder to bidirectional attention are ignored by some attention implementations, silently. So
-nothing here asks a flag: change token j, run the model, and record which states move.
+nothing here asks a flag: change token j, run the model, and record which states move. Each layer is also probed alone,
+because behind one layer that mixes all tokens the whole model looks the same whatever the later layers do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gemma_encoder.errors import check_choice
-from gemma_encoder.masks import reach
+from gemma_encoder.families import layer_windows
+from gemma_encoder.masks import layer_masks, reach, square
 from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel
 
 PROBE_TOKENS = 8  # short enough for (tokens + 1) forward passes of a large model, long enough to show the pattern
+PADS = 3
 PADDINGS = ("none", "all ones", "right", "left")
 
 
@@ -28,17 +32,32 @@ def encoder_of(model: GemmaEncoderPreTrainedModel) -> GemmaEncoder:
     return model if isinstance(model, GemmaEncoder) else model.encoder
 
 
-def _batch(ids: Tensor, padding: str) -> tuple[Tensor, Tensor | None, slice]:
-    """A batch whose first row holds `ids`, its mask, and where the tokens of that row stand."""
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off, and leave every submodule in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _batch(ids: Tensor, padding: str, shift: int = 0) -> tuple[Tensor, Tensor | None, slice]:
+    """A batch whose first row holds `ids`, its mask, and where the tokens of that row stand.
+
+    `shift` changes everything else in the batch: the ids at pads and those of the second row, which fills the width.
+    """
     if padding == "none":
         return ids[None], None, slice(0, len(ids))
     if padding == "all ones":
         return ids[None], torch.ones_like(ids)[None], slice(0, len(ids))
-    pads = 3
-    longer = ids.flip(0).repeat(2)[: len(ids) + pads]  # a second row that fills the width
-    row, mask, start = torch.full_like(longer, longer[0]), torch.zeros_like(longer), pads if padding == "left" else 0
-    row[start : start + len(ids)], mask[start : start + len(ids)] = ids, 1
-    return torch.stack([row, longer]), torch.stack([mask, torch.ones_like(mask)]), slice(start, start + len(ids))
+    others = torch.arange(3 + shift, 3 + shift + len(ids) + PADS, device=ids.device)
+    start = PADS if padding == "left" else 0
+    row, mask, where = others.flip(0), torch.zeros_like(others), slice(start, start + len(ids))
+    row[where], mask[where] = ids, 1
+    return torch.stack([row, others]), torch.stack([mask, torch.ones_like(mask)]), where
 
 
 @torch.no_grad()
@@ -57,42 +76,94 @@ def influence(states: Callable[[Tensor], Tensor], ids: Tensor, vocab_size: int) 
     return torch.stack(columns, dim=-1)
 
 
+def _states(encoder: GemmaEncoder, ids: Tensor, padding: str, shift: int = 0) -> Tensor:
+    """The states of the tokens `ids (seq,)` after every layer: `(layers, seq, dim)`."""
+    batch, mask, where = _batch(ids, padding, shift)
+    hidden = encoder(batch, mask, output_hidden_states=True).hidden_states[1:]
+    return torch.stack([layer[0, where] for layer in hidden])
+
+
 def influence_matrix(model: GemmaEncoderPreTrainedModel, ids: Tensor, padding: str = "none") -> Tensor:
     """The influence of every token of `ids (seq,)` on every state after every layer: bool `(layers, seq, seq)`.
 
     `padding` is one of PADDINGS: how the row is put into a batch. The model is left in the mode it was in.
     """
-    encoder, training = encoder_of(model), model.training
+    encoder = encoder_of(model)
     check_choice("padding", padding, PADDINGS)
-
-    def states(row: Tensor) -> Tensor:
-        batch, mask, where = _batch(row, padding)
-        hidden = encoder(batch, mask, output_hidden_states=True).hidden_states[1:]
-        return torch.stack([layer[0, where] for layer in hidden])
-
-    model.eval()
-    try:
-        return influence(states, ids.to(encoder.device), encoder.config.decoder.vocab_size)
-    finally:
-        model.train(training)
+    with _evaluating(model):
+        vocab_size = encoder.config.decoder.vocab_size
+        return influence(lambda row: _states(encoder, row, padding), ids.to(encoder.device), vocab_size)
 
 
+@torch.no_grad()
+def layer_matrix(model: GemmaEncoderPreTrainedModel, ids: Tensor, padding: str = "none") -> Tensor:
+    """What each layer alone lets a token read: bool `(layers, seq, seq)`, the diagonal always True.
+
+    Entry `[l, i, j]` is True when changing the state of token j in front of layer l changes that of token i behind it.
+    """
+    encoder, calls = encoder_of(model), []
+    check_choice("padding", padding, PADDINGS)
+    batch, mask, where = _batch(ids.to(encoder.device), padding)
+    where = slice(0, len(ids)) if encoder.config.unpadded else where  # a packed batch starts with the first row
+    hooks = [
+        layer.register_forward_pre_hook(lambda *call: calls.append(call), with_kwargs=True)
+        for layer in encoder.backbone.layers
+    ]
+    with _evaluating(model):
+        encoder(batch, mask)
+        for hook in hooks:
+            hook.remove()
+        return torch.stack([_layer_influence(layer, args, kwargs, where) for layer, args, kwargs in calls])
+
+
+def _layer_influence(layer: nn.Module, args: tuple, kwargs: dict, where: slice) -> Tensor:
+    """Which tokens of the first row at `where` move which, through one call of `layer`: bool `(seq, seq)`."""
+    hidden, *rest = args
+    before, columns = layer(hidden, *rest, **kwargs)[0, where], []
+    for j in range(where.start, where.stop):
+        changed = hidden.clone()
+        changed[0, j] = hidden[0, j].roll(1)  # another state of the same size
+        columns.append((layer(changed, *rest, **kwargs)[0, where] != before).any(dim=-1))
+    return torch.stack(columns, dim=-1)
+
+
+@torch.no_grad()
 def check_visibility(model: GemmaEncoderPreTrainedModel, tokens: int = PROBE_TOKENS) -> Tensor:
-    """Measure the influence matrix under every kind of padding and compare it with the masks that were asked for.
+    """Measure what every token sees under every kind of padding and compare it with the masks that were asked for.
 
-    Returns the measured matrix `(layers, tokens, tokens)`; raises VisibilityError at the first difference.
+    Returns the influence matrix `(layers, tokens, tokens)`; raises VisibilityError at the first difference: in the
+    whole model, in one layer alone, or because something else in the batch moves a token.
     """
     encoder = encoder_of(model)
-    expected = reach(encoder.masks, tokens)
-    ids = torch.arange(3, 3 + tokens) % encoder.config.decoder.vocab_size
+    config = encoder.config
+    masks = layer_masks(config.attention, layer_windows(config.decoder))  # asked for; encoder.masks is what runs
+    whole = reach(masks, tokens)
+    alone = torch.stack([square(mask, tokens) | torch.eye(tokens, dtype=torch.bool) for mask in masks])
+    ids = torch.arange(3, 3 + tokens, device=encoder.device) % config.decoder.vocab_size
     for padding in PADDINGS:
         measured = influence_matrix(model, ids, padding).cpu()
-        wrong = (measured != expected).nonzero()
-        if len(wrong):
-            layer, i, j = wrong[0].tolist()
-            should = "should" if expected[layer, i, j] else "must not"
+        _compare(config.attention, f"after layer {{}} with padding {padding!r}", measured, whole)
+        _compare(
+            config.attention, f"in layer {{}} with padding {padding!r}", layer_matrix(model, ids, padding).cpu(), alone
+        )
+        with _evaluating(model):
+            moved = (_states(encoder, ids, padding) != _states(encoder, ids, padding, shift=1)).any(dim=-1).nonzero()
+        if len(moved):
+            layer, i = moved[0].tolist()
             raise VisibilityError(
-                f"attention is not {encoder.config.attention!r}: after layer {layer + 1} with padding {padding!r}, "
-                f"token {i} {should} depend on token {j}; {len(wrong)} of {expected.numel()} entries differ"
+                f"a batch is not kept apart: after layer {layer + 1} with padding {padding!r}, token {i} must not "
+                "depend on pads or on another row"
             )
     return measured
+
+
+def _compare(attention: str, where: str, measured: Tensor, expected: Tensor) -> None:
+    """Raise VisibilityError at the first difference of two `(layers, seq, seq)` matrices."""
+    wrong = (measured != expected).nonzero()
+    if len(wrong):
+        layer, i, j = wrong[0].tolist()
+        should = "should" if expected[layer, i, j] else "must not"
+        raise VisibilityError(
+            f"attention is not {attention!r}: {where.format(layer + 1)}, token {i} {should} depend on token {j}; "
+            f"{len(wrong)} of {expected.numel()} entries differ"
+        )

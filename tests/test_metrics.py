@@ -169,11 +169,13 @@ def test_they_are_metrics_of_evaluate():
     assert both.compute(predictions=[1, 1, 0], references=[1, 0, 0]) == pytest.approx({"accuracy": 2 / 3, "f1": 2 / 3})
 
 
-def test_two_instances_at_work_do_not_see_each_other():
+def test_two_instances_at_work_share_nothing_and_write_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     first, second = METRICS["accuracy"](), METRICS["accuracy"]()
     first.add_batch(predictions=[0, 0], references=[0, 0])
     second.add_batch(predictions=[0, 0], references=[1, 1])
     first.add_batch(predictions=[0, 0], references=[0, 1])
+    assert list(tmp_path.iterdir()) == []
     assert (first.compute(), second.compute()) == ({"accuracy": 0.75}, {"accuracy": 0.0})
 
 

@@ -123,7 +123,7 @@ def test_mnli_validates_on_the_matched_split_and_keeps_the_other(tmp_path):
 def test_blank_lines_windows_files_and_further_columns_do_no_harm(folder):
     path = write(folder, "sst2", "train", [])
     path.write_bytes(
-        b'\xef\xbb\xbf{"label": 1, "sentence": "good", "source": "x"}\r\n\r\n{"sentence": "bad", "label": 0}'
+        b'\xef\xbb\xbf{"label": 1, "sentence": "good", "source": "x"}\r\n \t\r\n\r\n{"sentence": "bad", "label": 0}'
     )
     assert load(get_task("sst2"), folder)["train"].to_list() == [
         {"sentence": "good", "label": 1},

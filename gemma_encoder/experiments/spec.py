@@ -7,11 +7,12 @@ from typing import get_type_hints
 
 from gemma_encoder.dropout import check_rate
 from gemma_encoder.errors import InputError, check_choice
-from gemma_encoder.masks import ATTENTION
-from gemma_encoder.pooling import POOLERS
+from gemma_encoder.masks import layer_attention
+from gemma_encoder.pooling import parse_pooling
 from gemma_encoder.tasks import task_names
 
 EVALUATE_ON = ("validation", "holdout")
+MANY_LAYERS = 1000  # how many the decoder really has is known, and checked, when it is loaded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,8 @@ class RunSpec:
             if not fits:
                 raise InputError(f"{name} {value!r} is a {type(value).__name__}; valid: {kind.__name__}")
         check_choice("task", self.task, task_names())
-        check_choice("attention", self.attention, ATTENTION)
-        check_choice("pooling", self.pooling, POOLERS)
+        layer_attention(self.attention, MANY_LAYERS)
+        parse_pooling(self.pooling)
         check_choice("evaluate_on", self.evaluate_on, EVALUATE_ON)
         check_rate("attention_dropout", self.attention_dropout)
         check_rate("ffn_dropout", self.ffn_dropout)

@@ -48,13 +48,13 @@ def load(task: Task, data: str | Path = "builtin") -> DatasetDict:
 def digest(task: Task, data: str | Path = "builtin") -> str:
     """SHA-256, in hexadecimal, of the data that `load(task, data)` reads.
 
-    For a folder, of the uncompressed bytes of each split; for the hub, of its pinned revision.
+    For a folder, of the digests of its uncompressed splits; for the hub, of its pinned revision.
     """
     if data == "hub":
         hub = _hub(task)
         return sha256(f"{hub.repo}/{hub.config}@{hub.revision}".encode()).hexdigest()
-    lines = [f"{split} {sha256(_read(path)).hexdigest()}\n" for split, path in _files(task, data).items()]
-    return sha256("".join(lines).encode()).hexdigest()
+    digests = [sha256(_read(path)).digest() for path in _files(task, data).values()]
+    return sha256(b"".join(digests)).hexdigest()
 
 
 def _files(task: Task, data: str | Path) -> dict[str, Path]:

@@ -354,3 +354,14 @@ def draw(rng: Random, split: str, cast: list[Noun], kinds: tuple[str, ...] = KIN
             if split_of(fact.key()) == split:
                 return fact
         cast = people(rng, len(cast))
+
+
+def draw_two(rng: Random, split: str, kinds: tuple[str, ...] = KINDS) -> tuple[Fact, Fact]:
+    """Two facts with different content about three people."""
+    cast = people(rng, 3)
+    first = draw(rng, split, cast, kinds)
+    cast = [*first.people(), *(person for person in cast if person not in first.people())][:3]
+    while True:
+        second = draw(rng, split, cast, kinds)
+        if second.key() != first.key():
+            return first, second
