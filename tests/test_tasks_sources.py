@@ -42,9 +42,6 @@ def examples(task: Task, count: int) -> list[dict]:
     ]
 
 
-# --- the definitions ---------------------------------------------------------------------------------------------
-
-
 def test_the_nine_tasks_have_the_columns_labels_and_metrics_of_glue():
     assert {task.name: (task.text_columns, task.labels, task.metrics) for task in GLUE} == {
         "cola": (("sentence",), ("unacceptable", "acceptable"), ("matthews",)),
@@ -90,9 +87,6 @@ def test_a_definition_that_contradicts_itself_is_refused(settings, message):
     with pytest.raises(InputError) as caught:
         Task(name="x", suite="mine", title="X", metrics=("accuracy",), **(good | settings))
     assert str(caught.value) == message
-
-
-# --- a folder ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -284,9 +278,6 @@ def test_the_digest_follows_the_content_and_not_the_packing(folder):
     write(folder, "sst2", "train", [ROWS[0] | {"label": 0}, ROWS[1]])
     write(folder, "sst2", "validation", ROWS)
     assert len({plain, changed, digest(task, folder)}) == 3  # the last: the same contents with the splits swapped
-
-
-# --- the hub -----------------------------------------------------------------------------------------------------
 
 
 def test_a_task_without_a_hub_entry_says_so():

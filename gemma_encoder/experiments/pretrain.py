@@ -58,7 +58,7 @@ def make_tokenizer(seed: int, vocab_size: int, texts: int = 20_000) -> PreTraine
 
 
 def make_decoder(vocab_size: int, seed: int, layers: int = 4, width: int = 128, hidden: int = 256) -> Gemma2ForCausalLM:
-    """A small Gemma 2 with random weights: soft-caps, local and global layers in turn, grouped queries, tied embedding."""
+    """A small Gemma 2, random weights: soft-caps, local and global layers in turn, grouped queries, tied embedding."""
     head = width // 4
     config = Gemma2Config(
         vocab_size=vocab_size,
@@ -168,6 +168,18 @@ def pretrain(
     model = make_decoder(len(tokenizer), seed, *shape)
     held_out = torch.stack(list(islice(packed(tokenizer, seed + 1, "validation"), 64)))
     curve = _train(model, packed(tokenizer, seed), held_out, steps, batch, peak, fast, log)
+    facts = {"seed": seed, "steps": steps, "batch": batch, "sequence_length": LENGTH, "peak_learning_rate": peak}
+    facts |= {"fast": fast, "tokens": steps * batch * LENGTH, "parameters": model.num_parameters()}
+    return _save(out, model, tokenizer, curve, facts)
+
+
+def _save(
+    out: Path,
+    model: Gemma2ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    curve: list[dict[str, float]],
+    facts: dict[str, Any],
+) -> Path:
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -177,9 +189,7 @@ def pretrain(
         writer = csv.DictWriter(file, CURVE, lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: round(value, 6) for name, value in row.items()} for row in curve)
-    facts = {"seed": seed, "steps": steps, "batch": batch, "sequence_length": LENGTH, "peak_learning_rate": peak}
-    facts |= {"fast": fast, "tokens": steps * batch * LENGTH, "parameters": model.num_parameters()}
-    facts |= {"loss": round(curve[-1]["loss"], 4), "validation_loss": round(curve[-1]["validation_loss"], 4)}
-    (part / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
+    losses = {name: round(curve[-1][name], 4) for name in ("loss", "validation_loss")}
+    (part / "pretraining.json").write_text(json.dumps(facts | losses, indent=2) + "\n")
     part.rename(out)
     return out

@@ -1,4 +1,4 @@
-"""Does a causal language model know the built-in world? Two probes on content that the pretraining stream never holds."""
+"""Does a causal language model know the built-in world? Two probes on content that its pretraining never held."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def questions(seed: int, split: str = "test") -> Iterator[tuple[str, str]]:
 
 
 def agreement_pairs(seed: int, split: str = "test") -> Iterator[tuple[str, str]]:
-    """Endless (right, wrong) pairs that differ in the number of the verb; a noun of the other number stands before it."""
+    """Endless (right, wrong) pairs that differ in the number of the verb, with a noun of the other number before it."""
     rng = Random(seed)
     while True:
         made = habit(rng, split, link=True)

@@ -113,7 +113,7 @@ def train(spec: RunSpec) -> tuple[RunResult, list[dict]]:
     """Fine-tune as `spec` says; returns the result (not yet on disk) and one prediction per validation row."""
     task, rows = get_task(spec.task), split(spec)
     tokenizer = load_tokenizer(spec.model)
-    encoded = {name: encode(part, task, tokenizer, spec.max_length, truncate=True) for name, part in rows.items()}
+    encoded = {name: encode(part, task, tokenizer, spec.max_length, spec.truncate) for name, part in rows.items()}
     features, cut = {name: pair[0] for name, pair in encoded.items()}, sum(pair[1] for pair in encoded.values())
     inputs, labels = [row["input_ids"] for row in features["validation"]], list(rows["validation"]["label"])
 
@@ -125,7 +125,7 @@ def train(spec: RunSpec) -> tuple[RunResult, list[dict]]:
         attention_dropout=spec.attention_dropout,
         ffn_dropout=spec.ffn_dropout,
         unpadded=spec.unpadded,
-        num_labels=len(task.labels) or 1,
+        num_labels=task.num_labels,
     )
     check_visibility(model)
 
@@ -156,10 +156,10 @@ def train(spec: RunSpec) -> tuple[RunResult, list[dict]]:
         "train_tokens": tokens,
         "tokens_per_second": tokens / seconds,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "truncated_examples": cut,
     }
+    environment = {**_environment(model), "truncated": str(cut)}
     answers = [{"row": row, "prediction": value, "label": labels[row]} for row, value in enumerate(predictions)]
-    return RunResult(spec, values, final, curve.rows, timing, _environment(model), Path(os.devnull)), answers
+    return RunResult(spec, values, final, curve.rows, timing, environment, Path(os.devnull)), answers
 
 
 def run(spec: RunSpec, root: Path = RUNS) -> RunResult:

@@ -34,7 +34,8 @@ class RunSpec:
     learning_rate: float = 5e-4  # peak, after warm-up; decays linearly to 0
     warmup: float = 0.1  # share of all updates
     weight_decay: float = 0.01
-    max_length: int = 256  # tokens; longer inputs are cut, and counted
+    max_length: int = 512  # tokens
+    truncate: bool = False  # cut longer inputs, and count them, instead of refusing them
     evaluate_on: str = "validation"  # "holdout": a tenth of train, for choosing settings
 
     def __post_init__(self) -> None:

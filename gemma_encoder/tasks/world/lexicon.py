@@ -5,9 +5,7 @@ from __future__ import annotations
 WOMEN = (
     "Anna Eva Mary Lucy Sara Emma Nina Clara Julia Helen Rosa Alice Maya Ida Vera Olga Jane Ruth Kate Lena"
 ).split()
-MEN = (
-    "Tom Ben Paul Max Adam Karl Peter Oscar David Simon Frank Mark Leo Hugo Ivan Jack Sam Fred Luke Noah"
-).split()
+MEN = ("Tom Ben Paul Max Adam Karl Peter Oscar David Simon Frank Mark Leo Hugo Ivan Jack Sam Fred Luke Noah").split()
 GENDERED = {"queen": "f", "aunt": "f", "girl": "f", "king": "m", "uncle": "m", "boy": "m"}
 JOBS = (
     "doctor teacher farmer baker driver painter singer lawyer nurse pilot sailor writer cook guard judge clerk"

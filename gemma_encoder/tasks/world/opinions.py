@@ -1,4 +1,4 @@
-"""Opinions: clauses whose polarity hangs on the word, on negation and on which half of a contrast carries the verdict."""
+"""Opinions: their polarity hangs on the word, on negation and on which half of a contrast carries the verdict."""
 
 from __future__ import annotations
 

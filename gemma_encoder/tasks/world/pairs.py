@@ -10,8 +10,10 @@ from dataclasses import replace
 from random import Random
 
 from gemma_encoder.tasks.world import lexicon
-from gemma_encoder.tasks.world.facts import Comparison, Deed, Fact, draw, draw_two
+from gemma_encoder.tasks.world.deeds import Deed
+from gemma_encoder.tasks.world.facts import Fact, draw, draw_two
 from gemma_encoder.tasks.world.grammar import people, sentence
+from gemma_encoder.tasks.world.relations import Comparison
 from gemma_encoder.tasks.world.stream import tell
 
 # Difficulty: how often a second fact stands beside the one that decides.

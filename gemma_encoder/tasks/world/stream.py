@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from random import Random
 
 from gemma_encoder.tasks.world import lexicon
-from gemma_encoder.tasks.world.facts import Comparison, Deed, Fact, Transfer, draw
+from gemma_encoder.tasks.world.deeds import Deed, Transfer
+from gemma_encoder.tasks.world.facts import Fact, draw
 from gemma_encoder.tasks.world.grammar import Noun, couple, indefinite, people, sentence
 from gemma_encoder.tasks.world.habits import habit, reflexive
 from gemma_encoder.tasks.world.opinions import Opinion, contrast, feeling, hope, opinion
+from gemma_encoder.tasks.world.relations import Comparison
 
 SO = ("so", "that means that", "in other words,", "it follows that", "this shows that")
 NOT_SO = ("it is not true that", "it is wrong to say that", "that does not mean that", "nobody says that")
@@ -112,9 +114,16 @@ def order(rng: Random, split: str) -> str:
     cast = people(rng, 3)
     one, two = (draw(rng, split, cast, ("deed", "act", "transfer")) for _ in range(2))
     a, b = rng.choice(one.forms()[:2]), rng.choice(two.forms()[:2])
-    told = rng.choice((f"{a} before {b}", f"{b} after {a}", f"after {a}, {b}", f"before {b}, {a}", f"{a}, and then {b}"))
+    told = rng.choice(
+        (f"{a} before {b}", f"{b} after {a}", f"after {a}, {b}", f"before {b}, {a}", f"{a}, and then {b}")
+    )
     p, q = one.forms()[0], two.forms()[0]
-    rows = [(f"was it first that {p}", "yes"), (f"was it first that {q}", "no"), ("what happened first", p), ("what happened last", q)]
+    rows = [
+        (f"was it first that {p}", "yes"),
+        (f"was it first that {q}", "no"),
+        ("what happened first", p),
+        ("what happened last", q),
+    ]
     rng.shuffle(rows)
     return " ".join([sentence(told), *(f"{sentence(x, '?')} {sentence(y)}" for x, y in rows[:2])])
 
@@ -126,7 +135,10 @@ def view(rng: Random, split: str) -> str:
     if style == 0:
         verdict: Opinion = opinion(rng, split, positive, lexicon.JUDGED)
         first = rng.choice(verdict.forms())
-        out = [f"{first}, so {feeling(rng, positive, 'it', who)}", f"{feeling(rng, positive, f'the {verdict.judged}', who)} because {first}"]
+        out = [
+            f"{first}, so {feeling(rng, positive, 'it', who)}",
+            f"{feeling(rng, positive, f'the {verdict.judged}', who)} because {first}",
+        ]
         told = sentence(rng.choice(out))
     else:
         told = sentence((contrast if style == 1 else hope)(rng, split, positive))

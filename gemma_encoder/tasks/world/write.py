@@ -1,4 +1,4 @@
-"""Write the built-in tasks as `<folder>/glue/<task>/<split>.jsonl`, one row a line, the same bytes for the same seed."""
+"""Write the built-in tasks as `<folder>/<suite>/<task>/<split>.jsonl`; the same seed gives the same bytes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,115 @@
+"""Masks against boolean tables drawn by hand, and `reach` against a search through the graph."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemma_encoder import masks
+from gemma_encoder.attention import look
+from gemma_encoder.errors import InputError
+
+
+def drawn(picture):
+    """A table as drawn: x where the row's token reads the column's."""
+    return [[mark == "x" for mark in line] for line in picture.split()]
+
+
+CAUSAL = "x...  xx..  xxx.  xxxx"
+FULL = "xxxx  xxxx  xxxx  xxxx"
+
+
+@pytest.mark.parametrize(
+    ("mask", "picture"),
+    [
+        (masks.causal, CAUSAL),
+        (masks.bidirectional, FULL),
+        (masks.window(1), "x...  .x..  ..x.  ...x"),
+        (masks.window(2), "xx..  xxx.  .xxx  ..xx"),
+        (masks.window(3), "xxx..  xxxx.  xxxxx  .xxxx  ..xxx"),
+        (masks.window(4), FULL),
+        (masks.and_masks(masks.causal, masks.window(1)), "x...  .x..  ..x.  ...x"),
+        (masks.and_masks(masks.causal, masks.window(2)), "x...  xx..  .xx.  ..xx"),
+        (masks.and_masks(masks.causal, masks.window(3)), "x....  xx...  xxx..  .xxx.  ..xxx"),
+        (masks.or_masks(masks.causal, masks.window(2)), "xx..  xxx.  xxxx  xxxx"),
+        (masks.and_masks(masks.bidirectional, masks.causal, masks.window(2)), "x...  xx..  .xx.  ..xx"),
+        (masks.or_masks(masks.window(1), masks.window(2), masks.window(3)), "xxx..  xxxx.  xxxxx  .xxxx  ..xxx"),
+    ],
+)
+def test_mask_is_the_drawn_table(mask, picture):
+    table = drawn(picture)
+    assert masks.square(mask, len(table)).tolist() == table
+
+
+@given(width=st.integers(1, 6), length=st.integers(1, 9))
+def test_window_reaches_exactly_width_minus_one_to_each_side(width, length):
+    table = masks.square(masks.window(width), length)
+    for i in range(length):
+        for j in range(length):
+            assert table[i, j] == (abs(i - j) < width)
+
+
+@pytest.mark.parametrize("width", [0, -1, 2.0, True, "3", None])
+def test_a_window_that_is_no_width_is_refused(width):
+    with pytest.raises(InputError, match="valid: an integer >= 1"):
+        masks.window(width)
+
+
+def test_keys_below_stops_at_the_end_of_each_row():
+    both = masks.and_masks(masks.causal, masks.keys_below(torch.tensor([3, 1])))
+    table = masks.table(both, torch.arange(3).expand(2, 3))
+    assert table[0, 0].tolist() == drawn("x..  xx.  xxx")
+    assert table[1, 0].tolist() == drawn("x..  x..  x..")
+
+
+@pytest.mark.parametrize("unpadded", [True, False])
+@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
+def test_padding_moves_a_row_but_not_what_its_tokens_see(attention, unpadded):
+    real = torch.tensor([[1, 1, 1, 0, 0], [0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 1, 1, 1, 0]]).bool()
+    (mask,) = masks.layer_masks(attention, [2])
+    seen = look(real, [mask], torch.float32, unpadded)
+    local = {"causal": "x....  xx...  .xx..  ..xx.  ...xx", "bidirectional": "xx...  xxx..  .xxx.  ..xxx  ...xx"}
+    expected = torch.tensor(drawn(local[attention]))
+    for row, tokens in enumerate(real):
+        slots = torch.arange(tokens.sum()) if unpadded else tokens.nonzero().flatten()
+        table = seen.biases[0][row, 0] == 0
+        assert torch.equal(table[slots][:, slots], expected[: len(slots), : len(slots)])
+        assert table[slots].sum() == expected[: len(slots), : len(slots)].sum(), "a token reads a slot without a token"
+    assert {bias for bias in seen.biases[0].unique().tolist()} == {0.0, float("-inf")}
+    assert seen.biases[0].amax(dim=-1).isfinite().all(), "a query that may read nothing makes NaN"
+
+
+def test_positions_count_the_tokens_of_each_row_from_zero():
+    real = torch.tensor([[1, 1, 1, 0], [0, 0, 1, 1], [0, 1, 1, 0]]).bool()
+    assert look(real, [], torch.float32, True).position_ids.tolist() == [[0, 1, 2, 0, 1, 0, 1]]
+    padded = look(real, [], torch.float32, False).position_ids
+    assert [padded[i][real[i]].tolist() for i in range(3)] == [[0, 1, 2], [0, 1], [0, 1]]
+
+
+@given(
+    length=st.integers(1, 6),
+    bits=st.lists(st.integers(0, 2**36 - 1), min_size=1, max_size=4),
+)
+def test_reach_is_what_a_search_through_the_layers_finds(length, bits):
+    tables = [torch.tensor([[bool(b >> (6 * i + j) & 1) for j in range(length)] for i in range(length)]) for b in bits]
+    stack = [lambda batch, head, q, kv, table=table: table[q, kv] for table in tables]
+    known = [{i} for i in range(length)]
+    for table, measured in zip(tables, masks.reach(stack, length), strict=True):
+        known = [set.union(known[i], *(known[j] for j in range(length) if table[i, j])) for i in range(length)]
+        assert [set(row.nonzero().flatten().tolist()) for row in measured] == known
+
+
+def test_layers_keep_their_own_window_and_share_masks():
+    plan = masks.layer_masks("causal", [2, None, 2, 3])
+    assert plan[0] is plan[2]
+    local, everything, _, wider = (masks.square(mask, 4).tolist() for mask in plan)
+    assert local == drawn("x...  xx..  .xx.  ..xx")
+    assert everything == drawn(CAUSAL)
+    assert wider == drawn("x...  xx..  xxx.  .xxx")
+
+
+@pytest.mark.parametrize("name", ["bidirectonal", "both", "", None, 1])
+def test_an_unknown_attention_lists_the_valid_ones(name):
+    with pytest.raises(InputError, match="valid: .*bidirectional.*causal|valid: .*causal.*bidirectional") as refused:
+        masks.layer_masks(name, [None])
+    assert repr(name) in str(refused.value)

@@ -1,0 +1,148 @@
+"""Poolers: hand-worked vectors, and properties that hold for every batch."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemma_encoder import pooling
+from gemma_encoder.errors import InputError
+
+DIM = 8
+NAMES = ("mean", "first", "last", "first-2", "last-2", "query-probe", "kv-probe")
+BATCHES = st.fixed_dictionaries(
+    {
+        "lengths": st.lists(st.integers(2, 6), min_size=1, max_size=4),
+        "spare": st.integers(0, 3),
+        "seed": st.integers(0, 99),
+    }
+)
+every_pooler = pytest.mark.parametrize("name", NAMES)
+
+
+def make_pooler(name):
+    torch.manual_seed(3)
+    pool = pooling.get_pooler(name, DIM)
+    for parameter in getattr(pool, "parameters", list)():
+        torch.nn.init.normal_(parameter)  # a probe starts as a mean; here its weights must matter
+    return pool
+
+
+def make_rows(lengths, side, spare, seed, filler=0.0):
+    """States and mask of a padded batch; the same seed gives the same tokens on either side."""
+    source, width = torch.Generator().manual_seed(seed), max(lengths) + spare
+    hidden, mask = torch.full((len(lengths), width, DIM), filler), torch.zeros(len(lengths), width, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        where = slice(0, length) if side == "right" else slice(width - length, width)
+        hidden[row, where] = torch.randn(length, DIM, generator=source)
+        mask[row, where] = 1
+    return hidden, mask
+
+
+@pytest.mark.parametrize(
+    ("pool", "expected"),
+    [
+        (pooling.mean, [[3.0, 4.0], [9.0, 10.0]]),
+        (pooling.first, [[1.0, 2.0], [9.0, 10.0]]),
+        (pooling.last, [[5.0, 6.0], [9.0, 10.0]]),
+    ],
+)
+def test_vectors_worked_by_hand(pool, expected):
+    hidden = torch.arange(1.0, 13.0).reshape(2, 3, 2)
+    mask = torch.tensor([[1, 1, 1], [0, 1, 0]])
+    assert pool(hidden, mask).tolist() == expected
+
+
+def test_order_comes_from_the_mask_and_holes_are_skipped():
+    hidden = torch.arange(1.0, 6.0)[None, :, None]
+    mask = torch.tensor([[0, 1, 0, 1, 0]])
+    assert pooling.first(hidden, mask).item() == 2
+    assert pooling.last(hidden, mask).item() == 4
+    assert pooling.mean(hidden, mask).item() == 3
+
+
+@every_pooler
+@given(rows=BATCHES)
+def test_left_padding_equals_right_padding(name, rows):
+    pool = make_pooler(name)
+    torch.testing.assert_close(pool(*make_rows(side="left", **rows)), pool(*make_rows(side="right", **rows)))
+
+
+@every_pooler
+@given(rows=BATCHES, side=st.sampled_from(["left", "right"]))
+def test_a_row_alone_equals_the_row_in_a_batch(name, rows, side):
+    pool = make_pooler(name)
+    hidden, mask = make_rows(side=side, **rows)
+    together = pool(hidden, mask)
+    for row, length in enumerate(rows["lengths"]):
+        alone = hidden[row][mask[row].bool()][None]
+        assert alone.shape[1] == length
+        torch.testing.assert_close(pool(alone, torch.ones(1, length)), together[row : row + 1])
+
+
+@every_pooler
+@given(rows=BATCHES, side=st.sampled_from(["left", "right"]), filler=st.sampled_from([float("nan"), 1e30, 7.0]))
+def test_what_stands_in_pads_changes_nothing(name, rows, side, filler):
+    pool = make_pooler(name)
+    clean, dirty = (pool(*make_rows(side=side, filler=fill, **rows)) for fill in (0.0, filler))
+    assert torch.equal(clean, dirty)
+
+
+@every_pooler
+@given(rows=BATCHES, side=st.sampled_from(["left", "right"]))
+def test_inputs_are_left_as_they_were(name, rows, side):
+    hidden, mask = make_rows(side=side, **rows)
+    kept = hidden.clone(), mask.clone()
+    make_pooler(name)(hidden, mask)
+    assert torch.equal(hidden, kept[0])
+    assert torch.equal(mask, kept[1])
+
+
+@every_pooler
+@given(rows=BATCHES, side=st.sampled_from(["left", "right"]), filler=st.sampled_from([0.0, float("nan")]))
+def test_no_gradient_flows_to_pads(name, rows, side, filler):
+    hidden, mask = make_rows(side=side, filler=filler, **rows)
+    hidden.requires_grad_()
+    make_pooler(name)(hidden, mask).sin().sum().backward()
+    assert (hidden.grad[mask == 0] == 0).all()
+    assert hidden.grad.isfinite().all()
+    assert (hidden.grad[mask == 1] != 0).any()
+
+
+@every_pooler
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_the_vector_has_the_type_of_the_states(name, dtype):
+    hidden, mask = make_rows([3, 5], "right", 0, 0)
+    pool = make_pooler(name)
+    if isinstance(pool, torch.nn.Module):
+        pool = pool.to(dtype)
+    assert pool(hidden.to(dtype), mask).dtype == dtype
+
+
+def test_the_mean_of_a_long_row_does_not_overflow_in_half_precision():
+    hidden = torch.full((1, 1000, 1), 300.0, dtype=torch.float16)
+    assert pooling.mean(hidden, torch.ones(1, 1000)).item() == 300
+
+
+@every_pooler
+def test_a_row_of_only_padding_is_an_error_that_names_the_row(name):
+    hidden, mask = make_rows([3, 4, 5], "right", 0, 0)
+    mask[1] = 0
+    with pytest.raises(InputError, match=r"rows \[1\]"):
+        make_pooler(name)(hidden, mask)
+
+
+@pytest.mark.parametrize("name", ["mean", "first", "last", "query-probe", "kv-probe"])
+def test_a_row_of_one_token_is_pooled(name):
+    hidden, mask = make_rows([1, 4], "left", 1, 0)
+    vector = make_pooler(name)(hidden, mask)
+    assert vector.isfinite().all()
+    if "probe" not in name:
+        assert torch.equal(vector[0], hidden[0, -1])
+
+
+@pytest.mark.parametrize("name", ["max", "", "first-0", "last--1", "mean-2", "first-x", "First"])
+def test_an_unknown_pooler_lists_the_valid_ones(name):
+    with pytest.raises(InputError, match="mean") as refused:
+        pooling.get_pooler(name, DIM)
+    assert repr(name) in str(refused.value)

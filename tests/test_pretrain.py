@@ -1,0 +1,135 @@
+"""Pretraining: the same seed gives the same weights, the loss falls, and transformers loads the folder offline."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from gemma_encoder.errors import InputError
+from gemma_encoder.experiments.pretrain import CURVE, learning_rate, packed, pretrain
+from gemma_encoder.experiments.probes import agreement_accuracy, agreement_pairs, answer_accuracy, questions
+from gemma_encoder.paths import DATA
+
+TINY = DATA / "models" / "tiny"
+MICRO = {"steps": 6, "batch": 4, "vocab_size": 400, "shape": (2, 32, 48)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return pretrain(tmp_path_factory.mktemp("pretrained") / "micro", seed=3, log=lambda line: None, **MICRO)
+
+
+def _curve(folder):
+    with open(folder / "training_curve.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _load(path):
+    return AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, local_files_only=True
+    ), AutoTokenizer.from_pretrained(path, local_files_only=True)
+
+
+def test_the_same_seed_gives_the_same_files(folder, tmp_path):
+    again = pretrain(tmp_path / "again", seed=3, log=lambda line: None, **MICRO)
+    assert sorted(path.name for path in again.iterdir()) == sorted(path.name for path in folder.iterdir())
+    for name in ("tokenizer.json", "training_curve.csv", "pretraining.json"):
+        assert (again / name).read_bytes() == (folder / name).read_bytes(), name
+    mine, theirs = (load_file(path / "model.safetensors") for path in (again, folder))
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine | theirs)
+
+
+def test_another_seed_gives_other_weights(folder, tmp_path):
+    other = pretrain(tmp_path / "other", seed=4, log=lambda line: None, **{**MICRO, "steps": 1})
+    name = "model.embed_tokens.weight"
+    assert not torch.equal(load_file(other / "model.safetensors")[name], load_file(folder / "model.safetensors")[name])
+
+
+def test_the_loss_falls_and_the_record_is_whole(folder):
+    rows = _curve(folder)
+    assert tuple(rows[0]) == CURVE and [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert float(rows[-1]["validation_loss"]) < float(rows[0]["validation_loss"])
+    facts = json.loads((folder / "pretraining.json").read_text())
+    assert (facts["seed"], facts["steps"], facts["tokens"]) == (3, 6, 6 * 4 * 128)
+
+
+def test_an_existing_folder_is_never_overwritten(folder):
+    with pytest.raises(InputError, match="exists"):
+        pretrain(folder, seed=3, **MICRO)
+    with pytest.raises(InputError, match="steps 0"):
+        pretrain(folder.with_name("new"), steps=0)
+
+
+def test_the_schedule_warms_up_and_decays():
+    rates = [learning_rate(step, 1000, 1.0) for step in range(1000)]
+    assert max(rates) == 1.0 and rates.index(1.0) in (99, 100)
+    assert rates[:100] == sorted(rates[:100]) and rates[100:] == sorted(rates[100:], reverse=True)
+    assert 0.02 <= rates[-1] < 0.021
+
+
+def test_the_tokenizer_puts_one_bos_and_keeps_column_names_whole(folder):
+    for path in (folder, TINY):
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        ids = tokenizer("Anna pushed Tom.")["input_ids"]
+        assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
+        assert tokenizer.eos_token_id not in ids and tokenizer.padding_side == "right"
+        assert tokenizer.convert_tokens_to_ids(["<pad>", "<bos>", "<eos>", "<unk>"]) == [0, 1, 2, 3]
+        text = "Ünïcode 日本, too: 3 cups\n"
+        assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+    pieces = tokenizer.tokenize("sentence1: Anna pushed Tom. sentence2: Tom")
+    assert len(pieces) == 11, pieces
+
+
+def test_rows_are_documents_laid_end_to_end(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    rows = packed(tokenizer, seed=3)
+    first = torch.cat([next(rows) for _ in range(4)])
+    assert first[0] == tokenizer.bos_token_id
+    ends = (first[:-1] == tokenizer.eos_token_id).nonzero().flatten()
+    assert len(ends) > 3 and (first[ends + 1] == tokenizer.bos_token_id).all()
+
+
+def test_the_committed_decoder_is_a_small_gemma_2():
+    model, _ = _load(TINY)
+    config = model.config
+    assert config.model_type == "gemma2" and set(config.layer_types) == {"sliding_attention", "full_attention"}
+    assert (config.attn_logit_softcapping, config.final_logit_softcapping) == (50.0, 30.0)
+    assert config.num_key_value_heads < config.num_attention_heads and config.tie_word_embeddings
+    assert config.query_pre_attn_scalar == config.head_dim
+    assert sum(path.stat().st_size for path in TINY.iterdir()) < 4 * 2**20
+    facts = json.loads((TINY / "pretraining.json").read_text())
+    assert facts["parameters"] == model.num_parameters()
+    assert (
+        facts["validation_loss"] < float(next(csv.DictReader(open(TINY / "training_curve.csv")))["validation_loss"]) / 2
+    )
+
+
+def test_the_committed_decoder_knows_its_world_and_a_fresh_one_does_not(folder):
+    known, fresh = _load(TINY), _load(folder)
+    assert answer_accuracy(*known, count=100)["all"] > answer_accuracy(*fresh, count=100)["all"] + 0.3
+    assert agreement_accuracy(*known, count=100) > 0.8
+
+
+def test_probe_pairs_differ_in_one_word():
+    for _, (right, wrong) in zip(range(20), agreement_pairs(0), strict=False):
+        assert sum(x != y for x, y in zip(right.split(), wrong.split(), strict=True)) == 1
+    story, answer = next(questions(0))
+    assert story.endswith("?") and answer.endswith(".")
+
+
+def test_the_answer_probe_agrees_with_step_by_step_decoding():
+    model, tokenizer = _load(TINY)
+    source = questions(0)
+    right = []
+    for _ in range(50):
+        story, answer = next(source)
+        ids = torch.tensor([tokenizer(story)["input_ids"]])
+        wanted = tokenizer(" " + answer, add_special_tokens=False)["input_ids"]
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=len(wanted), do_sample=False)
+        right.append(out[0, ids.shape[1] :].tolist() == wanted)
+    assert sum(right) / 50 == pytest.approx(answer_accuracy(model, tokenizer, count=50)["all"])
