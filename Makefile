@@ -18,8 +18,8 @@ reproduce: setup
 	$(BIN)/gemma-encoder reproduce --profile tiny
 
 test: setup lint
-	$(BIN)/python -m pytest -n 2 tests
-	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 900 notebooks
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+	PYTHONPATH=$(CURDIR)/tests/offline HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 900 notebooks
 
 lint: setup
 	$(BIN)/ruff check --quiet .

@@ -149,16 +149,17 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from gemma_encoder.model import GemmaEncoder
-    from gemma_encoder.verify import VisibilityError, check_visibility
+    from gemma_encoder.heads import load_model
+    from gemma_encoder.proofs import as_table, verify
 
-    model = GemmaEncoder.from_pretrained(args.checkpoint)
-    try:
-        measured = check_visibility(model)
-    except VisibilityError as error:
-        print(f"gemma-encoder: {error}", file=sys.stderr)
+    model = load_model(args.checkpoint)
+    proofs = verify(model)
+    failed = [proof.what for proof in proofs if not proof.ok]
+    print(as_table(proofs))
+    if failed:
+        print(f"gemma-encoder: {len(failed)} of {len(proofs)} proofs fail: {'; '.join(failed)}", file=sys.stderr)
         return 1
-    print(f"attention is {model.config.attention}, as asked: {measured.numel()} entries measured, none different")
+    print(f"attention is {model.config.attention}, as asked; {len(proofs)} of {len(proofs)} proofs hold")
     return 0
 
 

@@ -29,10 +29,13 @@ def add_dropout(backbone: PreTrainedModel, attention_dropout: float, ffn_dropout
 
     `softmax_dropout` is applied to the attention weights `(batch, head, q, kv)` by `gemma_encoder.attention`;
     `output_dropout` to the feed-forward output `(batch, seq, dim)`, before any norm that follows it and before the
-    residual sum.
+    residual sum. Any other dropout that a family brings along is switched off: these two are the only noise.
     """
     check_rate("attention_dropout", attention_dropout)
     check_rate("ffn_dropout", ffn_dropout)
+    for module in backbone.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
     for attention in attention_modules(backbone):
         attention.softmax_dropout = nn.Dropout(attention_dropout)
     for ffn in ffn_modules(backbone):

@@ -25,6 +25,8 @@ FAMILIES = {
     "qwen3": "self_attn",
 }
 
+SOFTCAP = "attn_logit_softcapping"  # of an attention module, and of its configuration: the cap on attention scores
+
 
 def check_family(config: PreTrainedConfig) -> None:
     """Refuse a decoder that is not of a supported family, by name."""

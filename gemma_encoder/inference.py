@@ -1,13 +1,43 @@
-"""Running an adapted model over many examples: sorted by length, without padding, order kept."""
+"""Running an adapted model over many examples: sorted by length, without padding, order kept.
+
+`embed`, `predict` and `rank` take texts. They share these arguments:
+
+batch_size: rows in a batch; max_length: tokens in a row, its BOS included.
+truncate: cut longer rows and say how many; without it a longer row is an InputError.
+columns: the names that stood before each text in fine-tuning, as in `premise: ...`; `()` for none. Left out, they are
+    those of the checkpoint, `config.text_columns`.
+
+An empty text, and a row of more or fewer texts than columns, are an InputError.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
-from gemma_encoder.model import GemmaEncoderPreTrainedModel
+from gemma_encoder.errors import InputError
+from gemma_encoder.model import GemmaEncoderPreTrainedModel, encoder_of
+from gemma_encoder.progress import progress
+from gemma_encoder.tokens import bos_ids, token_ids
+
+SHOWN_FROM = 20  # batches; less is done before anybody has read a bar
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off, and leave every submodule in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @torch.no_grad()
@@ -16,20 +46,107 @@ def in_batches(
     rows: Sequence[Sequence[int]],
     output: Callable[[Tensor, Tensor], Tensor],
     batch_size: int,
+    label: str = "",
 ) -> Tensor:
     """`output(input_ids, attention_mask) -> (batch, ...)` over token-id rows, as float32 on the CPU, in their order.
 
-    Rows of like length share a batch, so that attention opens few empty slots. The model is left in the mode it was in.
+    Rows of like length share a batch, so that attention opens few empty slots. The model is left in the mode it was
+    in. With a `label`, a long job shows how far it is.
     """
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    training, done = model.training, []
-    model.eval()
-    try:
-        for start in range(0, len(order), batch_size):
-            batch = [torch.as_tensor(rows[index]) for index in order[start : start + batch_size]]
-            ids = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)
-            mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in batch], batch_first=True)
+    if batch_size < 1:
+        raise InputError(f"batch_size {batch_size} is not valid; valid: an integer >= 1")
+    order, done = sorted(range(len(rows)), key=lambda index: len(rows[index])), []
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    with evaluating(model):
+        for indices in progress(batches, len(batches), label) if label and len(batches) >= SHOWN_FROM else batches:
+            batch = [torch.as_tensor(rows[index]) for index in indices]
+            ids = nn.utils.rnn.pad_sequence(batch, batch_first=True)
+            mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in batch], batch_first=True)
             done.append(output(ids.to(model.device), mask.to(model.device)).float().cpu())
-    finally:
-        model.train(training)
     return torch.cat(done)[torch.tensor(order).argsort()]
+
+
+def embed(
+    model: GemmaEncoderPreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str | Sequence[str]],
+    batch_size: int = 32,
+    max_length: int = 512,
+    truncate: bool = False,
+    columns: Sequence[str] | None = None,
+) -> Tensor:
+    """The pooled vector of every text (or pair of texts): `(n, dim)`, float32, on the CPU. No texts: `(0, dim)`."""
+    encoder = encoder_of(model)
+    if not texts:
+        return torch.zeros(0, encoder.config.decoder.hidden_size)
+    rows = _rows(model, tokenizer, texts, max_length, truncate, columns)
+    return in_batches(model, rows, lambda ids, mask: encoder(ids, mask).pooler_output, batch_size, "embedding")
+
+
+def predict(
+    model: GemmaEncoderPreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str | Sequence[str]],
+    batch_size: int = 32,
+    max_length: int = 512,
+    truncate: bool = False,
+    columns: Sequence[str] | None = None,
+) -> Tensor:
+    """The logits of every text (or pair of texts): `(n, num_labels)`, float32, on the CPU. No texts: `(0, ...)`.
+
+    A model without a head over rows is an InputError.
+    """
+    if not hasattr(model, "row_logits"):
+        raise InputError(f"a {type(model).__name__} has no answer for a row; valid: a classifier or a ranking model")
+    if not texts:
+        return torch.zeros(0, model.config.num_labels)
+    rows = _rows(model, tokenizer, texts, max_length, truncate, columns)
+    return in_batches(model, rows, model.row_logits, batch_size, "predicting")
+
+
+def rank(
+    model: GemmaEncoderPreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    query: str,
+    passages: Sequence[str],
+    batch_size: int = 32,
+    max_length: int = 512,
+    truncate: bool = False,
+    columns: Sequence[str] | None = None,
+) -> list[tuple[int, float]]:
+    """`(index, score)` of every passage, best first; of equal scores the earlier passage. No passages: `[]`.
+
+    A model with more than one answer a row is an InputError.
+    """
+    if model.config.num_labels != 1:
+        raise InputError(f"a model of {model.config.num_labels} labels gives no score to rank by; valid: num_labels 1")
+    pairs = [(query, passage) for passage in passages]
+    scores = predict(model, tokenizer, pairs, batch_size, max_length, truncate, columns)[:, 0].tolist()
+    return sorted(enumerate(scores), key=lambda pair: -pair[1])  # a stable sort
+
+
+def _rows(
+    model: GemmaEncoderPreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str | Sequence[str]],
+    max_length: int,
+    truncate: bool,
+    columns: Sequence[str] | None,
+) -> list[list[int]]:
+    """Token ids of checked texts; says how many were truncated."""
+    if isinstance(texts, str):
+        raise InputError(f"texts {texts!r} is one text; valid: a list of texts, or of pairs of texts")
+    columns = tuple(model.config.text_columns if columns is None else columns)
+    rows = [(row,) if isinstance(row, str) else tuple(row) for row in texts]
+    for index, row in enumerate(rows):
+        if columns and len(row) != len(columns):
+            raise InputError(f"row {index} has {len(row)} texts; valid: {len(columns)} ({', '.join(columns)})")
+        if not row or not all(isinstance(text, str) and text.strip() for text in row):
+            raise InputError(f"row {index} is {texts[index]!r}; valid: texts that are not empty")
+    shortest = len(bos_ids(tokenizer)) + max(map(len, rows))
+    if max_length < shortest:
+        raise InputError(f"max_length {max_length} is not valid; valid for these texts: {shortest} or more")
+    ids, cut = token_ids(rows, tokenizer, max_length, truncate, columns)
+    if cut:
+        warnings.warn(f"{cut} of {len(ids)} rows were cut to {max_length} tokens", stacklevel=3)
+    return ids

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from gemma_encoder.attention import IMPLEMENTATION
@@ -20,6 +28,7 @@ from gemma_encoder.hub import reachable
 from gemma_encoder.paths import DATA
 
 TINY = "tiny"
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # what a causal language model of a supported family has on top of its decoder
 LM_HEADS = ("lm_head.", "embed_out.", "decoder.")
 
@@ -29,7 +38,7 @@ def checkpoint_path(name: str | Path) -> str:
     if str(name) == TINY:
         return str(DATA / "models" / TINY)
     folder = Path(name).expanduser()
-    if not folder.is_dir():
+    if not str(name) or not folder.is_dir():
         if str(name).count("/") != 1 or str(name).startswith((".", "~", "/")):
             valid = f"{TINY!r}, a checkpoint folder, or a hub name owner/model"
             raise InputError(f"no model at {str(name)!r}; valid: {valid}")
@@ -61,18 +70,34 @@ def _load(loader: Callable[..., Any], name: str | Path, **kwargs: Any) -> Any:
     local = Path(where).is_dir()
     if not sys.stderr.isatty():  # a progress bar that nobody watches fills logs and reports
         logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what is missing or left over is for check_loaded to say
     try:
         kwargs |= {"trust_remote_code": False, "local_files_only": local or not reachable()}
         return loader(where, **kwargs)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(_explain(str(name), local, error)) from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
-def check_loaded(name: str | Path, model: PreTrainedModel, info: dict[str, Any], ignored: tuple[str, ...] = ()) -> None:
+def _load_weights(
+    loader: Callable[..., Any], name: str | Path, ignored: tuple[str, ...], **kwargs: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A model through `loader`, checked for all its weights; model and info."""
+    # sizes that differ are let through here, so that check_loaded can say which
+    kwargs |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, info = _load(loader, name, **kwargs)
+    check_loaded(name, model, info, ignored)
+    return model, info
+
+
+def check_loaded(name: str | Path, model: PreTrainedModel, info: dict[str, Any], ignored: tuple[str, ...]) -> None:
     """Every weight of `model` came from the checkpoint, and every weight of the checkpoint went into the model."""
-    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    missing = sorted(info["missing_keys"])
+    missing += [f"{key} {tuple(needed)} (has {tuple(found)})" for key, found, needed in sorted(info["mismatched_keys"])]
     unexpected = sorted(key for key in info["unexpected_keys"] if not key.startswith(ignored))
     for what, keys in (("lacks", missing), ("has unknown", unexpected)):
         if keys:
@@ -88,31 +113,36 @@ def load_decoder(decoder: str | Path | PreTrainedModel, dtype: torch.dtype) -> P
         return decoder.base_model
     config = _load(AutoConfig.from_pretrained, decoder)
     check_family(config)
-    backbone, info = _load(
-        AutoModel.from_pretrained,
-        decoder,
-        config=config,
-        dtype=dtype,
-        attn_implementation=IMPLEMENTATION,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
-    check_loaded(decoder, backbone, info, ignored=LM_HEADS)
-    return backbone
+    settings = {"config": config, "dtype": dtype, "attn_implementation": IMPLEMENTATION}
+    return _load_weights(AutoModel.from_pretrained, decoder, LM_HEADS, **settings)[0]
 
 
-def load_adapted(loader: Callable[..., Any], name: str | Path, **kwargs: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """An adapted checkpoint through `loader`, a `from_pretrained` of ours, with all its weights; model and info."""
-    kind = _load(AutoConfig.from_pretrained, name).model_type
-    if kind != "gemma_encoder":
+def adapted_config(name: str | Path) -> PreTrainedConfig:
+    """The configuration of an adapted checkpoint; any other checkpoint is an InputError."""
+    config = _load(AutoConfig.from_pretrained, name)
+    if config.model_type != "gemma_encoder":
+        kind = config.model_type
         raise InputError(f"checkpoint {str(name)!r} is a {kind!r}, not adapted yet; valid: what save_pretrained wrote")
-    model, info = _load(loader, name, use_safetensors=True, output_loading_info=True, **kwargs)
-    check_loaded(name, model, info)
-    return model, info
+    return config
+
+
+def load_adapted(
+    loader: Callable[..., Any], name: str | Path, ignored: tuple[str, ...], **kwargs: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """An adapted checkpoint through `loader`, a `from_pretrained` of ours, with all its weights; model and info.
+
+    Weights of the checkpoint whose names start with one of `ignored` may be left over.
+    """
+    adapted_config(name)
+    return _load_weights(loader, name, ignored, **kwargs)
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer beside the checkpoint; where it has no pad token, its end-of-text token pads."""
+    folder = Path(checkpoint_path(name))
+    if folder.is_dir() and not any((folder / file).is_file() for file in VOCABULARIES):
+        # transformers would make an empty tokenizer up, to which every word is unknown
+        raise InputError(f"model folder {str(name)!r} has no tokenizer; valid: a folder with one of {VOCABULARIES}")
     tokenizer = _load(AutoTokenizer.from_pretrained, name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

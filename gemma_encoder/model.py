@@ -1,6 +1,6 @@
-"""A decoder adapted as an encoder: bidirectional attention, a pooler with a small MLP head, dropout.
+"""A decoder adapted as an encoder: bidirectional attention, a pooler, dropout. Heads for tasks are in `heads`.
 
-    model = GemmaEncoderForSequenceClassification.from_decoder("google/gemma-2-2b", pooling="mean", num_labels=3)
+    encoder = GemmaEncoder.from_decoder("google/gemma-2-2b", pooling="mean")
 
 The model is a PreTrainedModel: save_pretrained, from_pretrained, Trainer and the Auto classes work as usual.
 Source: paper, section 2 and Figure 1.
@@ -13,23 +13,18 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForSequenceClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.configuration_utils import SubConfigSpec
-from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import can_return_tuple
 
 from gemma_encoder.attention import IMPLEMENTATION, look
 from gemma_encoder.dropout import add_dropout, check_rate
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.families import check_family, layer_windows
 from gemma_encoder.loading import load_adapted, load_decoder
-from gemma_encoder.masks import layer_masks
+from gemma_encoder.losses import ranking_loss
+from gemma_encoder.masks import Mask, layer_masks
 from gemma_encoder.pooling import get_pooler, parse_pooling
 
 
@@ -42,6 +37,8 @@ class GemmaEncoderConfig(PreTrainedConfig):
     pooling_heads, pooling_latents, pooling_projections: for the two probes; see pooling.
     attention_dropout, ffn_dropout: rates in [0, 1) on attention softmax and feed-forward output.
     unpadded: run without padding (same result, less work); False pads every row to the longest.
+    ranking_loss: "listwise_softmax" or "pointwise_logistic", for GemmaEncoderForRanking; see losses.
+    text_columns: names put before the texts of a row, as in the task it was fine-tuned on; none: texts as they are.
     """
 
     model_type = "gemma_encoder"
@@ -57,14 +54,22 @@ class GemmaEncoderConfig(PreTrainedConfig):
     attention_dropout: float = 0.1
     ffn_dropout: float = 0.1
     unpadded: bool = True
+    ranking_loss: str = "listwise_softmax"
+    text_columns: list[str] | tuple[str, ...] = ()
 
     def __post_init__(self, **kwargs) -> None:
         """Validate the adaptation settings; a wrong one is an InputError naming the valid ones."""
         super().__post_init__(**kwargs)
-        layer_masks(self.attention, layer_windows(self.decoder), self.local_layers)
+        planned_masks(self)
         parse_pooling(self.pooling)
         check_rate("attention_dropout", self.attention_dropout)
         check_rate("ffn_dropout", self.ffn_dropout)
+        ranking_loss(self.ranking_loss)
+
+
+def planned_masks(config: GemmaEncoderConfig) -> list[Mask]:
+    """The mask of each layer that the settings ask for."""
+    return layer_masks(config.attention, layer_windows(config.decoder), config.local_layers)
 
 
 SETTINGS = (*(set(GemmaEncoderConfig.__annotations__) - {"decoder", "sub_configs_defaults"}), "num_labels", "id2label")
@@ -76,6 +81,7 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
     config_class = GemmaEncoderConfig
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
+    left_over: ClassVar[tuple[str, ...]] = ()  # beginnings of weight names that a checkpoint may hold for nothing
     accepts_loss_kwargs = False  # our losses are means over examples; Trainer then scales accumulation correctly
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -105,7 +111,7 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, name: str | Path, *, output_loading_info: bool = False, **kwargs):
         """Load an adapted checkpoint; missing or unexpected weights are an InputError, never a silent new start."""
-        model, info = load_adapted(super().from_pretrained, name, **kwargs)
+        model, info = load_adapted(super().from_pretrained, name, cls.left_over, **kwargs)
         return (model, info) if output_loading_info else model
 
 
@@ -115,7 +121,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
     Returns `last_hidden_state (batch, seq, dim)`, zero in slots without a token, and `pooler_output (batch, dim)`.
     """
 
-    _keys_to_ignore_on_load_unexpected: ClassVar = [r"^head\."]  # a classifier's checkpoint holds its encoder
+    left_over: ClassVar = ("head.",)  # a classifier's checkpoint holds its encoder
 
     def __init__(self, config: GemmaEncoderConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
@@ -124,7 +130,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         self.backbone = backbone or AutoModel.from_config(config.decoder, attn_implementation=IMPLEMENTATION)
         self.backbone.set_attn_implementation(IMPLEMENTATION)
         add_dropout(self.backbone, config.attention_dropout, config.ffn_dropout)
-        self.masks = layer_masks(config.attention, layer_windows(config.decoder), config.local_layers)
+        self.masks = planned_masks(config)
         sizes = config.pooling_heads, config.pooling_latents, config.pooling_projections
         self.pool = get_pooler(config.pooling, config.decoder.hidden_size, *sizes)
         self.post_init()
@@ -133,6 +139,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         """The decoder's token embedding."""
         return self.backbone.get_input_embeddings()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
@@ -174,48 +181,10 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         return grid.index_copy(0, slots, states[0]).unflatten(0, real.shape)
 
 
-class MLPHead(nn.Module):
-    """Two layers on the pooled vector: `W2 gelu(W1 x + b1) + b2`, `(batch, dim) -> (batch, num_labels)`.
-
-    The paper names a small MLP without its depth or width; two layers of the model's width follow the nearest
-    documented recipe that took over its pooling head.
-    """
-
-    def __init__(self, dim: int, num_labels: int):
-        super().__init__()
-        self.dense = nn.Linear(dim, dim)
-        self.out = nn.Linear(dim, num_labels)
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Logits, or one score when `num_labels` is 1."""
-        return self.out(F.gelu(self.dense(pooled)))
-
-
-class GemmaEncoderForSequenceClassification(GemmaEncoderPreTrainedModel):
-    """Encoder and MLP head: cross-entropy over `num_labels` classes, or squared error when `num_labels` is 1."""
-
-    def __init__(self, config: GemmaEncoderConfig, backbone: PreTrainedModel | None = None):
-        super().__init__(config)
-        self.encoder = GemmaEncoder(config, backbone)
-        self.head = MLPHead(config.decoder.hidden_size, config.num_labels)
-        self.post_init()
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
-    ) -> SequenceClassifierOutput:
-        """Logits `(batch, num_labels)`, and the mean loss over the batch when `labels (batch,)` are given."""
-        pooled = self.encoder(input_ids, attention_mask).pooler_output
-        logits = self.head(pooled)
-        return SequenceClassifierOutput(None if labels is None else self._loss(logits.float(), labels), logits)
-
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self.config.num_labels == 1:
-            return F.mse_loss(logits[:, 0], labels.float())
-        if labels.min() < 0 or labels.max() >= self.config.num_labels:
-            raise InputError(f"labels {labels.tolist()} do not fit; valid: 0 to {self.config.num_labels - 1}")
-        return F.cross_entropy(logits, labels)
+def encoder_of(model: GemmaEncoderPreTrainedModel) -> GemmaEncoder:
+    """The GemmaEncoder inside a model with a head, or the model itself."""
+    return model if isinstance(model, GemmaEncoder) else model.encoder
 
 
 AutoConfig.register(GemmaEncoderConfig.model_type, GemmaEncoderConfig)
 AutoModel.register(GemmaEncoderConfig, GemmaEncoder)
-AutoModelForSequenceClassification.register(GemmaEncoderConfig, GemmaEncoderForSequenceClassification)

@@ -7,16 +7,15 @@ because behind one layer that mixes all tokens the whole model looks the same wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from gemma_encoder.errors import check_choice
-from gemma_encoder.families import layer_windows
-from gemma_encoder.masks import layer_masks, reach, square
-from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel
+from gemma_encoder.inference import evaluating
+from gemma_encoder.masks import reach, square
+from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel, encoder_of, planned_masks
 
 PROBE_TOKENS = 8  # short enough for (tokens + 1) forward passes of a large model, long enough to show the pattern
 PADS = 3
@@ -25,23 +24,6 @@ PADDINGS = ("none", "all ones", "right", "left")
 
 class VisibilityError(RuntimeError):
     """The measured influence matrix is not the one that was asked for."""
-
-
-def encoder_of(model: GemmaEncoderPreTrainedModel) -> GemmaEncoder:
-    """The GemmaEncoder inside a model with a head, or the model itself."""
-    return model if isinstance(model, GemmaEncoder) else model.encoder
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off, and leave every submodule in the mode it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _batch(ids: Tensor, padding: str, shift: int = 0) -> tuple[Tensor, Tensor | None, slice]:
@@ -90,7 +72,7 @@ def influence_matrix(model: GemmaEncoderPreTrainedModel, ids: Tensor, padding: s
     """
     encoder = encoder_of(model)
     check_choice("padding", padding, PADDINGS)
-    with _evaluating(model):
+    with evaluating(model):
         vocab_size = encoder.config.decoder.vocab_size
         return influence(lambda row: _states(encoder, row, padding), ids.to(encoder.device), vocab_size)
 
@@ -109,10 +91,12 @@ def layer_matrix(model: GemmaEncoderPreTrainedModel, ids: Tensor, padding: str =
         layer.register_forward_pre_hook(lambda *call: calls.append(call), with_kwargs=True)
         for layer in encoder.backbone.layers
     ]
-    with _evaluating(model):
-        encoder(batch, mask)
-        for hook in hooks:
-            hook.remove()
+    with evaluating(model):
+        try:
+            encoder(batch, mask)
+        finally:
+            for hook in hooks:
+                hook.remove()
         return torch.stack([_layer_influence(layer, args, kwargs, where) for layer, args, kwargs in calls])
 
 
@@ -127,33 +111,35 @@ def _layer_influence(layer: nn.Module, args: tuple, kwargs: dict, where: slice) 
     return torch.stack(columns, dim=-1)
 
 
-@torch.no_grad()
 def check_visibility(model: GemmaEncoderPreTrainedModel, tokens: int = PROBE_TOKENS) -> Tensor:
     """Measure what every token sees under every kind of padding and compare it with the masks that were asked for.
 
     Returns the influence matrix `(layers, tokens, tokens)`; raises VisibilityError at the first difference: in the
     whole model, in one layer alone, or because something else in the batch moves a token.
     """
+    return [check_padding(model, padding, tokens) for padding in PADDINGS][-1]
+
+
+@torch.no_grad()
+def check_padding(model: GemmaEncoderPreTrainedModel, padding: str, tokens: int = PROBE_TOKENS) -> Tensor:
+    """As `check_visibility`, under one kind of padding."""
     encoder = encoder_of(model)
     config = encoder.config
-    masks = layer_masks(config.attention, layer_windows(config.decoder))  # asked for; encoder.masks is what runs
-    whole = reach(masks, tokens)
+    masks = planned_masks(config)  # not encoder.masks, which is what runs
     alone = torch.stack([square(mask, tokens) | torch.eye(tokens, dtype=torch.bool) for mask in masks])
     ids = torch.arange(3, 3 + tokens, device=encoder.device) % config.decoder.vocab_size
-    for padding in PADDINGS:
-        measured = influence_matrix(model, ids, padding).cpu()
-        _compare(config.attention, f"after layer {{}} with padding {padding!r}", measured, whole)
-        _compare(
-            config.attention, f"in layer {{}} with padding {padding!r}", layer_matrix(model, ids, padding).cpu(), alone
+    measured = influence_matrix(model, ids, padding).cpu()
+    _compare(config.attention, f"after layer {{}} with padding {padding!r}", measured, reach(masks, tokens))
+    each = layer_matrix(model, ids, padding).cpu()
+    _compare(config.attention, f"in layer {{}} with padding {padding!r}", each, alone)
+    with evaluating(model):
+        moved = (_states(encoder, ids, padding) != _states(encoder, ids, padding, shift=1)).any(dim=-1).nonzero()
+    if len(moved):
+        layer, i = moved[0].tolist()
+        raise VisibilityError(
+            f"a batch is not kept apart: after layer {layer + 1} with padding {padding!r}, token {i} must not "
+            "depend on pads or on another row"
         )
-        with _evaluating(model):
-            moved = (_states(encoder, ids, padding) != _states(encoder, ids, padding, shift=1)).any(dim=-1).nonzero()
-        if len(moved):
-            layer, i = moved[0].tolist()
-            raise VisibilityError(
-                f"a batch is not kept apart: after layer {layer + 1} with padding {padding!r}, token {i} must not "
-                "depend on pads or on another row"
-            )
     return measured
 
 

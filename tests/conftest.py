@@ -27,7 +27,8 @@ import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from transformers import AutoConfig, AutoModel  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors  # noqa: E402
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
 torch.set_num_threads(1)
@@ -52,8 +53,8 @@ LAYERS = ["sliding_attention", "full_attention"] * 2
 LATE_WINDOW = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2}
 SHAPE = {
     "gemma": GROUPED,
-    "gemma2": GROUPED | {"sliding_window": 4, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 2.0},
-    "gemma3_text": GROUPED | {"sliding_window": 4, "query_pre_attn_scalar": 8, "layer_types": LAYERS},
+    "gemma2": GROUPED | {"sliding_window": 4, "query_pre_attn_scalar": 16, "attn_logit_softcapping": 2.0},
+    "gemma3_text": GROUPED | {"sliding_window": 4, "query_pre_attn_scalar": 16, "layer_types": LAYERS},
     "gpt_neox": {},
     "llama": GROUPED,
     "mistral": GROUPED | {"sliding_window": 4},
@@ -91,6 +92,21 @@ def tiny_decoder(tiny_config):
             return AutoModel.from_config(tiny_config(family, **overrides), attn_implementation="eager").eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """Bytes as tokens, 259 of them; a text gets one BOS and a pair, as with Gemma's own tokenizer, gets two."""
+    specials = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>"}  # ids 0, 1, 2, as in SIZE
+    tokens = [*specials.values(), *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    core = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=[]))
+    core.add_special_tokens(list(specials.values()))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", 2)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, **specials)
 
 
 @pytest.fixture(scope="session")

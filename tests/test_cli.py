@@ -42,7 +42,7 @@ def refused(capsys, *argv: str) -> str:
         (["reprodcue"], "invalid choice: 'reprodcue'"),
         (["train", "sst3"], "unknown task 'sst3' (did you mean 'sst2'?)"),
         (["train", "sst2", "--set", "pooling=max"], "unknown pooling 'max'; valid: first, first-K"),
-        (["train", "sst2", "--set", "attention=both"], "unknown attention 'both'; valid: bidirectional, bidirectional-first-N"),
+        (["train", "sst2", "--set", "attention=both"], "unknown attention 'both'; valid: bidirectional"),
         (["train", "sst2", "--set", "epoch=3"], "unknown setting 'epoch' (did you mean 'epochs'?)"),
         (["train", "sst2", "--set", "epochs=many"], "epochs 'many' is a str; valid: int"),
         (["train", "sst2", "--set", "epochs"], "a setting is given as key=value, received 'epochs'"),

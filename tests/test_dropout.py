@@ -39,7 +39,7 @@ def test_the_rates_on_a_live_model(tiny_decoder, make_batch, unpadded, checkpoin
         tiny_decoder(), attention_dropout=attention_dropout, ffn_dropout=ffn_dropout, unpadded=unpadded
     ).train()
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     ffn, (ids, mask) = dropped(model), make_batch([20] * 6)
     weights = model(ids, mask, output_attentions=True).attentions[1::2]  # the global layers: no zero by the mask
     assert_rate(sum((layer == 0).sum().item() for layer in weights), sum(map(torch.numel, weights)), attention_dropout)
@@ -101,7 +101,7 @@ def test_checkpointing_replays_the_same_dropout(tiny_decoder, make_batch, family
             tiny_decoder(family), attention_dropout=0.2, ffn_dropout=0.2, unpadded=unpadded
         ).train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
             ffn_modules(model.encoder.backbone)[0].register_forward_pre_hook(lambda *_: recomputed.append(1))
         torch.manual_seed(4)
         model(*make_batch(LENGTHS), labels=torch.tensor([0, 1, 1, 0])).loss.backward()

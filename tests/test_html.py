@@ -238,7 +238,7 @@ def test_table_has_caption_scopes_and_plain_text(monkeypatch):
     assert "<caption>Scores &amp; more (points)</caption>" in html
     assert html.count('<th scope="col">') == 5
     assert '<th scope="row">causal &lt;</th>' in html
-    assert '<td style="text-align: right">84.4</td>' in html and ">3</td>" in html and ">–</td>" in html  # noqa: RUF001
+    assert '<td style="text-align: right">84.4</td>' in html and ">3</td>" in html and ">–</td>" in html
     assert "84.4" in calls[0]["text/plain"] and "Scores" in calls[0]["text/plain"]
 
 

@@ -39,18 +39,18 @@ def test_a_child_process_is_guarded_too():
     code = "import socket; socket.create_connection(('huggingface.co', 443), timeout=1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "NetworkTouched: a test asked for 'huggingface.co'" in done.stderr
+    assert "NetworkTouchedError: a test asked for 'huggingface.co'" in done.stderr
 
 
 def test_a_notebook_kernel_is_guarded_too():
     cell = nbformat.v4.new_code_cell("import socket; socket.getaddrinfo('huggingface.co', 443)")
-    with pytest.raises(CellExecutionError, match="NetworkTouched"):
+    with pytest.raises(CellExecutionError, match="NetworkTouchedError"):
         NotebookClient(nbformat.v4.new_notebook(cells=[cell])).execute()
 
 
 def test_a_server_on_this_machine_can_be_reached():
     class Hello(BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"hello")

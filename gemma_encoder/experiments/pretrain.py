@@ -147,17 +147,18 @@ def pretrain(
     out: Path | str,
     seed: int = 0,
     steps: int = 8000,
-    batch: int = 32,
+    batch: int = 16,
     peak: float = 3e-3,
     vocab_size: int = 1280,
     shape: tuple[int, int, int] = (4, 128, 256),
-    fast: bool = False,
+    fast: bool = True,
     log: Callable[[str], Any] = print,
 ) -> Path:
     """Pretrain and save into `out`, which must not exist; it appears only when it is whole.
 
-    shape: layers, width, feed-forward width. fast: compile and use bfloat16 arithmetic (same recipe, other rounding).
-    The same arguments and thread count give the same weights. Raises InputError if `out` exists.
+    The defaults are those of the committed decoder. shape: layers, width, feed-forward width. fast: compile (needs a
+    C++ compiler) and use bfloat16 arithmetic: the same recipe, other rounding. The same arguments on the same machine
+    with the same number of threads give the same weights. Raises InputError if `out` exists.
     """
     out = Path(out)
     if out.exists():

@@ -20,9 +20,9 @@ from transformers.trainer_callback import PrinterCallback
 from gemma_encoder import attention
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.experiments.store import RUNS, RunResult, load, save
+from gemma_encoder.heads import GemmaEncoderForSequenceClassification
 from gemma_encoder.inference import in_batches
 from gemma_encoder.loading import load_tokenizer
-from gemma_encoder.model import GemmaEncoderForSequenceClassification
 from gemma_encoder.tasks import Task, collate, compute, encode, get_task, score
 from gemma_encoder.tasks import load as load_task
 from gemma_encoder.verify import check_visibility
@@ -87,7 +87,7 @@ def _arguments(spec: RunSpec, folder: str) -> TrainingArguments:
         lr_scheduler_type="linear",
         seed=spec.seed,
         save_strategy="no",
-        logging_steps=10,
+        logging_steps=1,  # every loss is looked at, so that a run stops at the first that is not finite
         logging_nan_inf_filter=False,
         report_to=[],
         disable_tqdm=True,

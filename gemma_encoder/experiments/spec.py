@@ -56,8 +56,8 @@ class RunSpec:
                 raise InputError(f"{name} {getattr(self, name)!r} is too small; valid: at least {least}")
         if not self.learning_rate > 0:
             raise InputError(f"learning_rate {self.learning_rate!r} is not valid; valid: a number above 0")
-        if not 0 <= self.warmup <= 1:
-            raise InputError(f"warmup {self.warmup!r} is not valid; valid: a share of the updates, 0 to 1")
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"warmup {self.warmup!r} is not valid; valid: a share of the updates, in [0, 1)")
         if not self.weight_decay >= 0:
             raise InputError(f"weight_decay {self.weight_decay!r} is not valid; valid: a number >= 0")
 

@@ -17,6 +17,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from PIL import Image
 
 from gemma_encoder.errors import InputError
 from gemma_encoder.reports.statistics import summary
@@ -39,6 +40,7 @@ SHAPES = (
 )  # a shape with each colour, for those who cannot tell the colours apart
 PAPER, FRAME, GROUND = "#1c2128", "#8a929c", "#eceff3"
 SCREEN_DPI, DPI = 96, 144
+COLOURS = 128
 MIN_ALT = 40
 MAX_TICKS = 32
 THEME = {
@@ -63,8 +65,10 @@ def show(fig: Figure, alt: str) -> None:
     """Display `fig` as PNG with `alt` as its description for those who do not see it, and close it."""
     if len(alt.strip()) < MIN_ALT:
         raise InputError(f"alt text says what a figure shows in at least {MIN_ALT} characters, received {alt!r}")
-    file = io.BytesIO()
-    fig.savefig(file, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    drawn, file = io.BytesIO(), io.BytesIO()
+    fig.savefig(drawn, format="png", dpi=DPI, facecolor="white")
+    # a few dozen colours are all that a plot has: a palette makes the file a third as large
+    Image.open(drawn).convert("RGB").quantize(COLOURS).save(file, format="png", optimize=True)
     width = round(fig.get_figwidth() * SCREEN_DPI)
     plt.close(fig)
     image = base64.b64encode(file.getvalue()).decode("ascii")
@@ -115,9 +119,10 @@ def matrix(
     tokens: Sequence[str],
     unit: str = "attention weight",
     meaning: tuple[str, str] = ("cannot see", "sees"),
+    sides: tuple[str, str] = ("query token", "attends to"),
     limit: float | None = None,
 ) -> Figure:
-    """Square matrices side by side, query tokens down and the tokens they attend to across.
+    """Square matrices side by side; `sides` says what goes down and what goes across.
 
     Boolean panels (masks, influence matrices) show two colours named by `meaning`; others are heat maps in `unit` from
     0 to `limit` (default: the largest value of all panels), so that panels compare.
@@ -133,7 +138,7 @@ def matrix(
         fig, axes = _grid(len(arrays), side=min(4.6, max(2.6, 0.34 * len(tokens))))
         for ax, (name, array) in zip(axes, arrays.items(), strict=True):
             image = ax.imshow(array.astype(float), cmap=colours, vmin=0, vmax=top)
-            _token_axes(ax, tokens, name)
+            _token_axes(ax, tokens, name, sides)
         if boolean:
             handles = [Patch(facecolor=colours(k), edgecolor=FRAME, label=meaning[k]) for k in (1, 0)]
             fig.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
@@ -208,7 +213,7 @@ def _legend(groups: Sequence[str], published: bool) -> list[Line2D]:
     return handles
 
 
-def _token_axes(ax: Axes, tokens: Sequence[str], name: str) -> None:
+def _token_axes(ax: Axes, tokens: Sequence[str], name: str, sides: tuple[str, str]) -> None:
     shown = range(0, len(tokens), -(-len(tokens) // MAX_TICKS))
     labels = [tokens[k] for k in shown]
     ax.set_xticks(shown, labels, rotation=90, fontsize=11)
@@ -218,4 +223,4 @@ def _token_axes(ax: Axes, tokens: Sequence[str], name: str) -> None:
     ax.grid(visible=False, which="major")
     if len(tokens) <= MAX_TICKS:
         ax.grid(which="minor", color="white", linewidth=1)
-    ax.set(xlabel="attends to", ylabel="query token", title=name)
+    ax.set(xlabel=sides[1], ylabel=sides[0], title=name)

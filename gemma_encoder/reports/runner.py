@@ -34,7 +34,7 @@ from gemma_encoder.reports.html import Failure, banner, check_html, page, to_htm
 from gemma_encoder.reports.notebooks import HUB_TOKEN, check, full_name
 from gemma_encoder.reports.verdict import verdicts
 
-CELL_TIMEOUT = 1800  # seconds
+CELL_TIMEOUT = 12 * 3600  # seconds; a sweep on a small machine may take hours
 SOCKET_PATH_LIMIT = 90  # characters; the system allows 104 to 108 with the suffix
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 LEAK = "the report was not written: the notebook holds what looks like a hub token"

@@ -1,7 +1,6 @@
-"""From rows to token ids and from token ids to batches.
+"""From rows of a task to token ids and from token ids to batches.
 
-Every text column becomes a segment `column: text`, the segments follow one another, one BOS stands in front (where
-the tokenizer has one) and no EOS at the end:
+Every text column becomes a segment `column: text`, as `gemma_encoder.tokens` builds rows:
 
     <bos>sentence1: A plane is taking off. sentence2: An air plane is taking off.
 
@@ -11,7 +10,6 @@ The form is T5's without its task name (Raffel et al., 2020); the paper does not
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import torch
@@ -21,8 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gemma_encoder.errors import InputError
 from gemma_encoder.tasks.task import Task
-
-BATCH = 1000  # rows tokenised at once; bounds memory
+from gemma_encoder.tokens import BATCH, bos_ids, token_ids
 
 
 def encode(
@@ -41,23 +38,10 @@ def encode(
     if not isinstance(rows, Dataset):
         rows = Dataset.from_list(list(rows))
     _check(rows, task, tokenizer, max_length)
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    input_ids, too_long = [], {}
-    for batch in rows.iter(BATCH):
-        columns = [_tokenise(batch[name], name, at, tokenizer) for at, name in enumerate(task.text_columns)]
-        for segments in zip(*columns, strict=True):
-            length = len(bos) + sum(map(len, segments))
-            if length > max_length:
-                too_long[len(input_ids)] = length
-                segments = _shorten(segments, max_length - len(bos))
-            input_ids.append([*bos, *chain.from_iterable(segments)])
-    if too_long and not truncate:
-        raise InputError(
-            f"row {min(too_long)} (counted from 0) has {too_long[min(too_long)]} tokens, the limit is {max_length}; "
-            f"{len(too_long)} of {len(rows)} rows are over it, the longest with {max(too_long.values())} tokens; "
-            "raise max_length, or ask for truncation"
-        )
-    return _dataset(input_ids, rows, task), len(too_long)
+    columns = task.text_columns
+    texts = (row for batch in rows.iter(BATCH) for row in zip(*(batch[name] for name in columns), strict=True))
+    input_ids, cut = token_ids(texts, tokenizer, max_length, truncate, columns)
+    return _dataset(input_ids, rows, task), cut
 
 
 def collate(features: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor]:
@@ -84,35 +68,9 @@ def _check(rows: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, max_le
         if column not in rows.column_names:
             found = ", ".join(rows.column_names) or "none"
             raise InputError(f"rows have no column {column!r}, which {task.name} needs; columns there: {found}")
-    shortest = len(task.text_columns) + (tokenizer.bos_token_id is not None)
+    shortest = len(bos_ids(tokenizer)) + len(task.text_columns)
     if max_length < shortest:
         raise InputError(f"max_length {max_length}; valid for {task.name}: {shortest} or more")
-
-
-def _tokenise(texts: Sequence[str], column: str, at: int, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Ids of one column's segments, without special tokens.
-
-    A later segment begins with the space that separates it from the one before, as in running text. White space
-    around a text goes, so that the last token, which last-token pooling reads, belongs to a word. A "<bos>" that
-    someone typed is text: it is split like any other, and never becomes a special token.
-    """
-    space = " " if at else ""
-    return tokenizer(
-        [f"{space}{column}: {text.strip()}" for text in texts],
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_attention_mask=False,
-        verbose=False,
-    )["input_ids"]
-
-
-def _shorten(segments: Sequence[list[int]], budget: int) -> list[list[int]]:
-    """Cut the longest segment (of equals, the last), token by token, until all fit into `budget` together."""
-    lengths = [len(segment) for segment in segments]
-    while sum(lengths) > budget:
-        longest = max(range(len(lengths)), key=lambda at: (lengths[at], at))
-        lengths[longest] -= 1
-    return [segment[:length] for segment, length in zip(segments, lengths, strict=True)]
 
 
 def _dataset(input_ids: list[list[int]], rows: Dataset, task: Task) -> Dataset:

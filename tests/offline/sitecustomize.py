@@ -1,4 +1,4 @@
-"""No test may leave this machine: connections and name look-ups beyond the loopback raise `NetworkTouched`.
+"""No test may leave this machine: connections and name look-ups beyond the loopback raise `NetworkTouchedError`.
 
 `tests/conftest.py` runs this file in the test process and puts its folder on PYTHONPATH, so that Python also runs it
 at the start of every child process and notebook kernel.
@@ -8,7 +8,7 @@ import ipaddress
 import socket
 
 
-class NetworkTouched(RuntimeError):
+class NetworkTouchedError(RuntimeError):
     """Not an OSError: code that takes a missing network in its stride must not hide that it asked for one."""
 
 
@@ -22,7 +22,7 @@ def _check(host):
     except ValueError:
         local = False
     if not local:
-        raise NetworkTouched(f"a test asked for {host!r}, which is not this machine")
+        raise NetworkTouchedError(f"a test asked for {host!r}, which is not this machine")
 
 
 def _guard_method(name):

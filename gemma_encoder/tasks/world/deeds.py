@@ -1,6 +1,6 @@
 """What people do in the world, and every way to say it, deny it, ask for it and get it wrong.
 
-A fact, here and in `relations`, has these methods, all deterministic; clauses are lower-case at the start and without a final mark.
+A fact, here and in `relations`, has these methods. Clauses have no capital at the start and no mark at the end.
 
 key()        content key, the same for all wordings and for swapped roles; it decides the split
 forms()      clauses that state the fact

@@ -17,7 +17,8 @@ from gemma_encoder.tasks.world.relations import Comparison
 from gemma_encoder.tasks.world.stream import tell
 
 # Difficulty: how often a second fact stands beside the one that decides.
-TWO_FACTS = {"mrpc": 0.3, "qnli": 0.5, "rte": 0.5}
+TWO_FACTS = {"mrpc": 0.1, "qnli": 0.2, "rte": 0.2}
+SWAPS = {"mrpc": 0.5, "stsb": 0.15}  # how often a change swaps roles and leaves the words alone
 SWAPPABLE = ("deed", "deed", "transfer", "comparison", "spot")
 ANSWERABLE = ("deed", "deed", "act", "transfer", "spot", "count")
 
@@ -28,11 +29,17 @@ def _wordings(rng: Random, fact: Fact, other: Fact) -> tuple[str, str]:
     return fact.forms()[first], other.forms()[second % len(other.forms())]
 
 
+def _foil(rng: Random, fact: Fact, swaps: float) -> Fact:
+    """A false fact: roles swapped, or a part replaced where the kind of fact allows it."""
+    foils = fact.foils(rng)
+    return foils[0] if rng.random() < swaps or len(foils) == 1 else rng.choice(foils[1:])
+
+
 def mrpc(rng: Random, split: str, label: int) -> dict[str, str]:
-    """Do the sentences say the same (1), or are roles swapped in one of their facts (0)."""
+    """Do the sentences say the same (1), or is one fact another: roles swapped, a part replaced (0)."""
     facts = list(draw_two(rng, split, SWAPPABLE))[: 2 if rng.random() < TWO_FACTS["mrpc"] else 1]
-    swapped = -1 if label else rng.randrange(len(facts))
-    told = [fact.foils(rng)[0] if i == swapped else fact for i, fact in enumerate(facts)]
+    wrong = -1 if label else rng.randrange(len(facts))
+    told = [_foil(rng, fact, SWAPS["mrpc"]) if i == wrong else fact for i, fact in enumerate(facts)]
     pairs = [_wordings(rng, fact, other) for fact, other in zip(facts, told, strict=True)]
     left, right = (" and ".join(side) for side in zip(*pairs, strict=True))
     return {"sentence1": sentence(left), "sentence2": sentence(right)}
@@ -41,11 +48,11 @@ def mrpc(rng: Random, split: str, label: int) -> dict[str, str]:
 def _changed(rng: Random, deed: Deed) -> tuple[Deed, float]:
     """The deed with some parts changed, and what is left of the similarity: 5 less the price of each change."""
     score, out = 5.0, deed
-    if rng.random() < 0.35:
+    if rng.random() < SWAPS["stsb"]:
         out, score = replace(out, agent=out.patient, patient=out.agent), score - 1.6
     new = [person for person in people(rng, 4) if person not in (deed.agent, deed.patient)]
     for part, price in (("agent", 1.2), ("patient", 1.2)):
-        if rng.random() < 0.2:
+        if rng.random() < 0.35:
             out, score = replace(out, **{part: new.pop()}), score - price
     if rng.random() < 0.35:
         verb = rng.choice([verb for verb in lexicon.BETWEEN_PEOPLE if verb != deed.verb])
@@ -73,7 +80,7 @@ def qnli(rng: Random, split: str, label: int) -> dict[str, str]:
         asked = first
         if label:
             asked = rng.choice(first.foils(rng)[:2])
-            if isinstance(first, Deed) and rng.random() < 0.3:
+            if isinstance(first, Deed) and rng.random() < 0.1:
                 place, day = rng.choice(((rng.choice(lexicon.PLACES), ""), ("", rng.choice(lexicon.DAYS))))
                 asked = replace(first, place=place, day=day)
         questions = [q for q, _ in asked.questions() if (q in known) != bool(label)]

@@ -15,7 +15,7 @@ from gemma_encoder.tasks.world.opinions import contrast, hope, opinion
 
 # Difficulty: how often each maker is drawn.
 ACCEPTABILITY = {"agreement": 50, "reflexive": 20, "support": 15, "order": 15}
-SENTIMENT = {"plain": 20, "contrast": 45, "hope": 35}
+SENTIMENT = {"plain": 70, "contrast": 15, "hope": 15}
 
 
 def _agreement(rng: Random, split: str, right: bool) -> str:

@@ -1,0 +1,175 @@
+"""What stands on the encoder: an MLP head for classes, numbers, lists of candidates, or single tokens.
+
+    model = GemmaEncoderForSequenceClassification.from_decoder("google/gemma-2-2b", pooling="mean", num_labels=3)
+    model = GemmaEncoderForRanking.from_decoder("google/gemma-2-2b", ranking_loss="listwise_softmax")
+
+Importing this module makes the Auto classes of transformers find our checkpoints.
+Source: paper, section 2.2 (pooler and MLP), section 3 (classification, regression, ranking).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForMultipleChoice,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import (
+    MultipleChoiceModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.utils import can_return_tuple
+
+from gemma_encoder.errors import InputError, check_choice
+from gemma_encoder.loading import adapted_config
+from gemma_encoder.losses import (
+    IGNORED,
+    check_lists,
+    cross_entropy,
+    mean_squared_error,
+    one_hot,
+    ranking_loss,
+    token_cross_entropy,
+)
+from gemma_encoder.model import GemmaEncoder, GemmaEncoderConfig, GemmaEncoderPreTrainedModel
+
+
+class MLPHead(nn.Module):
+    """Two layers on a vector: `W2 gelu(W1 x + b1) + b2`, `(..., dim) -> (..., num_labels)`.
+
+    The paper names a small MLP without its depth or width; two layers of the model's width follow the nearest
+    documented recipe that took over its pooling head.
+    """
+
+    def __init__(self, dim: int, num_labels: int):
+        super().__init__()
+        self.dense = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, num_labels)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Logits, or one score when `num_labels` is 1."""
+        return self.out(F.gelu(self.dense(vectors)))
+
+
+class GemmaEncoderWithHead(GemmaEncoderPreTrainedModel):
+    """What the models below share: an encoder, and an MLP head of `config.num_labels`."""
+
+    def __init__(self, config: GemmaEncoderConfig, backbone: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.encoder = GemmaEncoder(config, backbone)
+        self.head = MLPHead(config.decoder.hidden_size, config.num_labels)
+        self.post_init()
+
+
+class GemmaEncoderWithPooledHead(GemmaEncoderWithHead):
+    """A head that answers for whole rows."""
+
+    def row_logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """The head on the pooled vector of each row: `(rows, seq) -> (rows, num_labels)`."""
+        return self.head(self.encoder(input_ids, attention_mask).pooler_output)
+
+
+class GemmaEncoderForSequenceClassification(GemmaEncoderWithPooledHead):
+    """One answer a row: cross-entropy over `num_labels` classes, or squared error when `num_labels` is 1."""
+
+    @can_return_tuple
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+    ) -> SequenceClassifierOutput:
+        """Logits `(batch, num_labels)`, and the mean loss over the batch when `labels (batch,)` are given."""
+        logits, loss = self.row_logits(input_ids, attention_mask), None
+        if labels is not None:
+            regression = self.config.num_labels == 1
+            loss = mean_squared_error(logits[:, 0], labels) if regression else cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss, logits)
+
+
+class GemmaEncoderForRanking(GemmaEncoderWithPooledHead):
+    """One score a candidate, for lists of candidates: the passages of a query, choices, spans that may fill a gap.
+
+    Ranking (MS MARCO), multiple choice (COPA) and span candidates (ReCoRD, WSC) are one computation: every candidate
+    is a row of its own that holds question and candidate, the head gives it one score, and the scores of a list are
+    compared. They differ in their labels and, by `config.ranking_loss`, in the loss.
+    Its checkpoint has the weights of a GemmaEncoderForSequenceClassification with `num_labels` 1, and loads as one.
+    """
+
+    def __init__(self, config: GemmaEncoderConfig, backbone: PreTrainedModel | None = None):
+        if config.num_labels != 1:
+            raise InputError(f"num_labels {config.num_labels} does not fit a ranking head; valid: 1 (a score)")
+        super().__init__(config, backbone)
+
+    @classmethod
+    def from_decoder(cls, decoder: str | Path | PreTrainedModel, **settings):
+        """Adapt a causal decoder; as GemmaEncoderPreTrainedModel.from_decoder, with `num_labels` 1."""
+        return super().from_decoder(decoder, **{"num_labels": 1} | settings)
+
+    @can_return_tuple
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+    ) -> MultipleChoiceModelOutput:
+        """Scores `(batch, list)` of `input_ids (batch, list, seq)`, and the mean loss over the lists with `labels`.
+
+        A slot of a short list is one whose attention_mask holds no token: it costs nothing, its score is -inf, and
+        its label is not read. `labels (batch, list)` are relevances; `labels (batch,)` name the one right candidate.
+        """
+        if input_ids.dim() != 3:
+            raise InputError(f"input_ids of shape {tuple(input_ids.shape)}; valid: (batch, list, seq)")
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if mask.shape != input_ids.shape:
+            raise InputError(f"attention_mask of shape {tuple(mask.shape)}; valid: {tuple(input_ids.shape)}")
+        filled = check_lists(mask.bool().any(dim=2))
+        scores = self.row_logits(input_ids[filled], mask[filled])[:, 0]
+        logits, loss = scores.new_full(filled.shape, float("-inf")).masked_scatter(filled, scores), None
+        if labels is not None:
+            relevances = one_hot(labels, filled.shape[1]) if labels.dim() == 1 else labels
+            loss = ranking_loss(self.config.ranking_loss)(logits, relevances, filled)
+        return MultipleChoiceModelOutput(loss, logits)
+
+
+class GemmaEncoderForTokenClassification(GemmaEncoderWithHead):
+    """One answer a token: the head on every token state, without a pooler; cross-entropy over `num_labels` classes."""
+
+    def __init__(self, config: GemmaEncoderConfig, backbone: PreTrainedModel | None = None):
+        if config.pooling != "mean":  # a pooler that nothing reads would be saved, and trained by nothing
+            raise InputError(f"pooling {config.pooling!r} does not fit a token head, which has none; valid: 'mean'")
+        super().__init__(config, backbone)
+
+    @can_return_tuple
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+    ) -> TokenClassifierOutput:
+        """Logits `(batch, seq, num_labels)`, and the mean loss over the rows when `labels (batch, seq)` are given.
+
+        Tokens labelled -100 and slots without a token are left out of the loss.
+        """
+        logits, loss = self.head(self.encoder(input_ids, attention_mask).last_hidden_state), None
+        if labels is not None:
+            if attention_mask is not None and labels.shape == attention_mask.shape:
+                labels = labels.masked_fill(~attention_mask.bool(), IGNORED)
+            loss = token_cross_entropy(logits, labels)
+        return TokenClassifierOutput(loss, logits)
+
+
+HEADS = {
+    kind.__name__: kind
+    for kind in (GemmaEncoderForSequenceClassification, GemmaEncoderForRanking, GemmaEncoderForTokenClassification)
+}
+
+
+def load_model(name: str | Path, **kwargs) -> GemmaEncoderPreTrainedModel:
+    """An adapted checkpoint as the class that saved it; `kwargs` as for `from_pretrained`."""
+    kinds = HEADS | {GemmaEncoder.__name__: GemmaEncoder}
+    saved_as = (adapted_config(name).architectures or ["none"])[0]
+    return kinds[check_choice(f"class of checkpoint {str(name)!r}", saved_as, kinds)].from_pretrained(name, **kwargs)
+
+
+AutoModelForSequenceClassification.register(GemmaEncoderConfig, GemmaEncoderForSequenceClassification)
+AutoModelForMultipleChoice.register(GemmaEncoderConfig, GemmaEncoderForRanking)
+AutoModelForTokenClassification.register(GemmaEncoderConfig, GemmaEncoderForTokenClassification)

@@ -1,0 +1,264 @@
+"""The complete proof report of a live model: what was asked for beside what was measured.
+
+    for proof in verify(model): print(proof)
+
+Nothing here trusts a setting: the masks are measured through the states they let move, dropout by counting zeros, the
+soft-cap by changing it. The model, its mode and the random state are left as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gemma_encoder.attention import encoder_attention, look
+from gemma_encoder.families import SOFTCAP, attention_modules, ffn_modules, layer_windows
+from gemma_encoder.inference import evaluating
+from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel, encoder_of
+from gemma_encoder.pooling import parse_pooling
+from gemma_encoder.verify import PADDINGS, PROBE_TOKENS, VisibilityError, check_padding
+
+LONGEST_PROBE = 40  # tokens; an influence matrix of n tokens takes n + 1 passes for every kind of padding
+DRAWS = 64  # tokens of the rows on which dropout is counted
+# largest gap between a row alone and in a batch, relative to the largest value: what rounding explains
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+PARTS = {"backbone": "backbone.", "pooler": "pool.", "head": "head."}
+
+
+class Proof(NamedTuple):
+    """One line of the report. `ok` is True when what was measured is what was asked for."""
+
+    what: str
+    asked: str
+    measured: str
+    ok: bool
+
+
+@torch.no_grad()
+def verify(model: GemmaEncoderPreTrainedModel) -> list[Proof]:
+    """Measure masks, pads, dropout, batch invariance, soft-cap and parameter counts of `model`."""
+    encoder = encoder_of(model)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        return [
+            *(_visibility(model, padding) for padding in PADDINGS),
+            *(_pads(encoder, side) for side in ("right", "left")),
+            _batch_invariance(encoder),
+            *_dropout(encoder),
+            *_softcap(encoder),
+            *_parameters(model),
+        ]
+
+
+def as_table(proofs: list[Proof]) -> str:
+    """The report as text, one line a proof."""
+    rows = [("", *Proof._fields[:3]), *(("ok" if proof.ok else "NO", *proof[:3]) for proof in proofs)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+# who sees whom
+
+
+def _visibility(model: GemmaEncoderPreTrainedModel, padding: str) -> Proof:
+    config = encoder_of(model).config
+    asked = config.attention
+    tokens = PROBE_TOKENS
+    if config.local_layers == "keep":
+        widths = {width for width in layer_windows(config.decoder) if width}
+        tokens = max([tokens, *(width + 2 for width in widths if width + 2 <= LONGEST_PROBE)])
+        beyond = sorted(width for width in widths if width > tokens)
+        asked += "".join(f" (a window of {width} is wider than the probe)" for width in beyond)
+    try:
+        measured = f"as asked, {check_padding(model, padding, tokens).numel()} entries"
+        return Proof(f"what {tokens} tokens see, padding {padding!r}", asked, measured, True)
+    except VisibilityError as error:
+        return Proof(f"what {tokens} tokens see, padding {padding!r}", asked, str(error), False)
+
+
+def _batch(encoder: GemmaEncoder, lengths: list[int], side: str = "right") -> tuple[Tensor, Tensor]:
+    """Rows of random tokens `(batch, seq)` and their mask."""
+    width = max(lengths)
+    ids = torch.randint(encoder.config.decoder.vocab_size, (len(lengths), width), device=encoder.device)
+    mask = torch.arange(width, device=encoder.device) < torch.tensor(lengths, device=encoder.device)[:, None]
+    return ids, mask if side == "right" else mask.flip(1)
+
+
+def _lengths(encoder: GemmaEncoder) -> list[int]:
+    """Rows of unlike length, none too short for the pooler."""
+    least = parse_pooling(encoder.config.pooling)[1]
+    return [least + 4, least, least + 16, least + 1]
+
+
+def _pads(encoder: GemmaEncoder, side: str) -> Proof:
+    """What stands in slots without a token must not move one bit."""
+    ids, mask = _batch(encoder, _lengths(encoder), side)
+    vocabulary, moved = encoder.config.decoder.vocab_size, 0
+    with evaluating(encoder):
+        before = encoder(ids, mask)
+        for garbage in (0, vocabulary - 1, torch.randint_like(ids, vocabulary)):
+            after = encoder(ids.where(mask, garbage), mask)
+            moved += int((after.last_hidden_state != before.last_hidden_state).sum())
+            moved += int((after.pooler_output != before.pooler_output).sum())
+    return Proof(f"ids at pads, {side}", "no influence", f"{moved or 'none'} of the values moved", moved == 0)
+
+
+def _batch_invariance(encoder: GemmaEncoder) -> Proof:
+    """The pooled vector of a row alone and in batches padded on either side."""
+    gap, tolerance = 0.0, TOLERANCE[encoder.dtype]
+    with evaluating(encoder):
+        for side in ("right", "left"):
+            ids, mask = _batch(encoder, _lengths(encoder), side)
+            together = encoder(ids, mask).pooler_output
+            alone = torch.cat([encoder(row[real][None]).pooler_output for row, real in zip(ids, mask, strict=True)])
+            gap = max(gap, _gap(together, alone))
+    return Proof("a row alone and in a batch", f"equal within {tolerance:g}", f"gap {gap:.1e}", gap <= tolerance)
+
+
+def _gap(one: Tensor, other: Tensor) -> float:
+    """The largest difference, relative to the largest value; infinite where a value is not a number."""
+    gap = (one - other).abs().max() / other.abs().max().clamp(min=torch.finfo(other.dtype).tiny)
+    return gap.nan_to_num(nan=float("inf")).item()
+
+
+# dropout
+
+
+class Count(NamedTuple):
+    """Zeros among the values that dropout may hit."""
+
+    zeros: int
+    values: int
+
+    @property
+    def share(self) -> float:
+        return self.zeros / self.values
+
+
+def _softmax_zeros(encoder: GemmaEncoder) -> list[Count]:
+    """Zeros among the attention weights that each layer may give, through the attention function that runs.
+
+    With equal scores no weight is 0 by itself, and with the identity as values the output of attention is its weights.
+    """
+    heads = encoder.config.decoder.num_attention_heads
+    zeros = torch.zeros(1, heads, DRAWS, DRAWS, dtype=encoder.dtype, device=encoder.device)
+    identity = torch.eye(DRAWS, dtype=encoder.dtype, device=encoder.device).expand_as(zeros)
+    real = torch.ones(1, DRAWS, dtype=torch.bool, device=encoder.device)
+    visibility, counts = look(real, encoder.masks, encoder.dtype, encoder.config.unpadded), []
+    for module, bias in zip(attention_modules(encoder.backbone), visibility.biases, strict=True):
+        softcap = getattr(module, SOFTCAP, None)
+        weights = encoder_attention(module, zeros, zeros, identity, None, 1.0, softcap, visibility)[0]
+        allowed = (bias[0, 0] == 0)[None, :, None, :].expand_as(weights)
+        counts.append(Count(int((weights[allowed] == 0).sum()), int(allowed.sum())))
+    return counts
+
+
+def _ffn_zeros(encoder: GemmaEncoder) -> list[Count]:
+    """Zeros that the dropout of each feed-forward block makes in one pass of the whole model."""
+    counts: list[Count] = []
+
+    def count(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        before = inputs[0] != 0
+        counts.append(Count(int((output[before] == 0).sum()), int(before.sum())))
+
+    hooks = [ffn.output_dropout.register_forward_hook(count) for ffn in ffn_modules(encoder.backbone)]
+    try:
+        encoder(*_batch(encoder, [DRAWS, DRAWS // 2]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counts
+
+
+@contextmanager
+def _training(encoder: GemmaEncoder) -> Iterator[None]:
+    with evaluating(encoder):  # restores the modes
+        encoder.train()
+        yield
+
+
+@contextmanager
+def _without_our_noise(encoder: GemmaEncoder) -> Iterator[None]:
+    """Both of our dropouts at rate 0 in every layer."""
+    ours = [module.softmax_dropout for module in attention_modules(encoder.backbone)]
+    ours += [module.output_dropout for module in ffn_modules(encoder.backbone)]
+    rates = [dropout.p for dropout in ours]
+    try:
+        for dropout in ours:
+            dropout.p = 0.0
+        yield
+    finally:
+        for dropout, rate in zip(ours, rates, strict=True):
+            dropout.p = rate
+
+
+def _dropout(encoder: GemmaEncoder) -> Iterator[Proof]:
+    config, layers = encoder.config, len(encoder.masks)
+    places = (("attention softmax", config.attention_dropout, _softmax_zeros),)
+    places += (("feed-forward output", config.ffn_dropout, _ffn_zeros),)
+    for place, rate, zeros in places:
+        with _training(encoder):
+            counts = zeros(encoder)
+        measured = [count.share for count in counts]
+        # five standard deviations of a share of so many independent draws
+        close = [abs(count.share - rate) <= 5 * (rate * (1 - rate) / count.values) ** 0.5 for count in counts]
+        said = f"{min(measured):.3f} to {max(measured):.3f} in {len(counts)} layers" if counts else "acts nowhere"
+        yield Proof(f"dropout on the {place}, training", f"{rate:g} in {layers} layers", said, sum(close) == layers)
+        with evaluating(encoder):
+            dropped = sum(count.zeros for count in zeros(encoder))
+        yield Proof(f"dropout on the {place}, evaluation", "none", f"{dropped or 'no'} values dropped", dropped == 0)
+    ids, mask = _batch(encoder, _lengths(encoder))
+    with _training(encoder), _without_our_noise(encoder):
+        noisy = encoder(ids, mask).last_hidden_state
+    with evaluating(encoder):
+        quiet = encoder(ids, mask).last_hidden_state
+    gap = _gap(noisy, quiet)
+    yield Proof("other noise while training", "none", f"states move by {gap:.1e}", gap == 0)
+
+
+# soft-cap
+
+
+def _softcap(encoder: GemmaEncoder) -> Iterator[Proof]:
+    """Change the cap of one layer at a time; where nothing moves, it is not applied."""
+    cap = getattr(encoder.config.decoder, SOFTCAP, None)
+    if cap is None:
+        return
+    modules, batch, acting, gaps = attention_modules(encoder.backbone), _batch(encoder, _lengths(encoder)), 0, [0.0]
+    with evaluating(encoder):
+        before = encoder(*batch).last_hidden_state
+        for module in modules:
+            found = getattr(module, SOFTCAP, None)
+            try:
+                setattr(module, SOFTCAP, cap / 1000)
+                tight = encoder(*batch).last_hidden_state
+                setattr(module, SOFTCAP, cap * 1000)
+                loose = encoder(*batch).last_hidden_state
+            finally:
+                setattr(module, SOFTCAP, found)
+            acting += found == cap and bool((tight != before).any())
+            gaps.append(_gap(loose, before))
+    measured = f"acts in {acting} layers; states move by up to {max(gaps):.1e} without it"
+    yield Proof("soft-cap on attention scores", f"{cap:g} in {len(modules)} layers", measured, acting == len(modules))
+
+
+# parameters
+
+
+def _counts(model: GemmaEncoderPreTrainedModel) -> dict[str, int]:
+    sizes = {name.removeprefix("encoder."): parameter.numel() for name, parameter in model.named_parameters()}
+    return {part: sum(size for name, size in sizes.items() if name.startswith(start)) for part, start in PARTS.items()}
+
+
+def _parameters(model: GemmaEncoderPreTrainedModel) -> Iterator[Proof]:
+    """Parameter counts beside those of a new model of the same configuration."""
+    with torch.device("meta"):
+        asked = _counts(type(model)(deepcopy(model.config)))
+    for part, measured in _counts(model).items():
+        yield Proof(f"parameters of the {part}", f"{asked[part]:,}", f"{measured:,}", measured == asked[part])

@@ -1,0 +1,231 @@
+"""Attention without padding is the same mathematics: states, loss and every gradient, and rows never mix."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
+from gemma_encoder.attention import formula, look
+from gemma_encoder.families import FAMILIES
+from gemma_encoder.masks import and_masks, bidirectional, causal, window
+
+NONE = nn.Dropout(0.0)
+
+
+@pytest.fixture(scope="module")
+def both_paths(tiny_decoder):
+    """Function `(family, attention, dtype)`: the same classifier running unpadded and padded, in evaluation mode."""
+
+    def make(family="gemma2", attention="bidirectional", dtype=torch.float32, **overrides):
+        models = []
+        for unpadded in (True, False):
+            torch.manual_seed(2)
+            model = GemmaEncoderForSequenceClassification.from_decoder(
+                tiny_decoder(family, **overrides), attention=attention, unpadded=unpadded, num_labels=3, dtype=dtype
+            )
+            for parameter in model.head.parameters():
+                nn.init.normal_(parameter, std=0.3)
+            models.append(model.eval())
+        return models
+
+    return make
+
+
+def step(model, ids, mask):
+    """Logits, states, loss and the gradient of every parameter."""
+    model.zero_grad()
+    output = model(ids, mask, torch.arange(len(ids)) % 3)
+    output.loss.backward()
+    states = model.encoder(ids, mask).last_hidden_state
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return {"logits": output.logits, "states": states, "loss": output.loss} | gradients
+
+
+def assert_same(one, other, tolerance=1e-5):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(
+            value, other[name], atol=tolerance, rtol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+LENGTHS = {
+    "mixed": [9, 1, 5, 12],
+    "one token each": [1, 1, 1],
+    "full": [7, 7],
+    "single row": [6],
+    "one and all": [1, 11],
+}
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+def test_unpadded_equals_padded_on_gemma2(both_paths, make_batch, attention, lengths, side):
+    unpadded, padded = both_paths(attention=attention)  # soft-cap that bites, local window of 4
+    batch = make_batch(lengths, side)
+    there, here = step(padded, *batch), step(unpadded, *batch)
+    assert_same(here, there)
+    assert all(here[name].abs().max() > 1e-3 for name in here if "mlp" in name), "a gradient too small to compare"
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+def test_unpadded_equals_padded_in_every_family(both_paths, make_batch, family, attention):
+    unpadded, padded = both_paths(family, attention)
+    batch = make_batch([9, 1, 12, 5], "left")
+    assert_same(step(unpadded, *batch), step(padded, *batch))
+
+
+@settings(max_examples=15)
+@given(
+    lengths=st.lists(st.integers(1, 10), min_size=1, max_size=5),
+    side=st.sampled_from(["left", "right"]),
+    spare=st.integers(0, 3),
+)
+def test_unpadded_equals_padded_for_any_lengths(both_paths, make_batch, lengths, side, spare):
+    unpadded, padded = both_paths()
+    batch = make_batch(lengths, side, spare)
+    assert_same(step(unpadded, *batch), step(padded, *batch))
+
+
+@pytest.mark.parametrize("family", ["gemma2", "llama"])
+def test_bfloat16_paths_agree_and_stay_near_float32(both_paths, make_batch, family):
+    batch = make_batch([9, 1, 5, 12])
+    exact = step(both_paths(family)[0], *batch)
+    unpadded, padded = (step(model, *batch) for model in both_paths(family, dtype=torch.bfloat16))
+    for name, value in exact.items():
+        assert unpadded[name].dtype == (torch.float32 if name == "loss" else torch.bfloat16)
+        # measured: at most 0.04 for what goes forward and 0.14 for a gradient, the same on either path
+        allowed = 0.07 if name in ("logits", "states", "loss") else 0.25
+        assert (unpadded[name].float() - value).norm() <= allowed * value.norm(), name
+        assert (unpadded[name] - padded[name]).norm() <= 0.02 * value.norm(), name
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+def test_a_row_alone_equals_the_row_in_any_batch(both_paths, make_batch, attention, side):
+    lengths = [9, 1, 5, 12]
+    for model in both_paths(attention=attention):
+        ids, mask = make_batch(lengths, side, spare=2)
+        with torch.no_grad():
+            together = model(ids, mask).logits
+            for row, length in enumerate(lengths):
+                tokens = ids[row][mask[row].bool()][None]
+                assert tokens.shape == (1, length)
+                torch.testing.assert_close(model(tokens).logits[0], together[row], atol=2e-6, rtol=0)
+            torch.testing.assert_close(model(ids.flip(0), mask.flip(0)).logits.flip(0), together, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "llama"])
+def test_changing_one_row_leaves_every_bit_of_the_others(both_paths, make_batch, family):
+    for model in both_paths(family):
+        ids, mask = make_batch([6, 4, 6], "left")
+        with torch.no_grad():
+            before = model.encoder(ids, mask).last_hidden_state
+            ids[1, -1] = (ids[1, -1] + 7) % 97
+            after = model.encoder(ids, mask).last_hidden_state
+        assert torch.equal(before[[0, 2]], after[[0, 2]])
+        assert not torch.equal(before[1], after[1])
+
+
+def test_ids_in_pads_change_nothing_and_states_there_are_zero(both_paths, make_batch):
+    for model in both_paths():
+        ids, mask = make_batch([6, 4, 2], "right", spare=1)
+        with torch.no_grad():
+            before = model.encoder(ids, mask).last_hidden_state
+            after = model.encoder(ids.where(mask.bool(), 33), mask).last_hidden_state
+        assert torch.equal(before, after)
+        assert (before[mask == 0] == 0).all()
+        assert (before[mask == 1] != 0).any(dim=-1).all()
+
+
+def test_the_soft_cap_bites_and_reaches_both_paths(both_paths, make_batch):
+    batch = make_batch([9, 5])
+    for capped, free in zip(both_paths(), both_paths(attn_logit_softcapping=None), strict=True):
+        with torch.no_grad():
+            states = capped.encoder(*batch).last_hidden_state, free.encoder(*batch).last_hidden_state
+        assert (states[0] - states[1]).abs().max() > 1e-2
+
+
+def test_a_window_narrower_than_the_rows_changes_the_states(both_paths, make_batch):
+    batch = make_batch([9, 5])
+    for local, wide in zip(both_paths(), both_paths(sliding_window=32), strict=True):
+        with torch.no_grad():
+            states = local.encoder(*batch).last_hidden_state, wide.encoder(*batch).last_hidden_state
+        assert (states[0] - states[1]).abs().max() > 1e-2
+
+
+def test_compiled_equals_eager(both_paths, make_batch):
+    model, (ids, mask) = both_paths("llama", num_hidden_layers=1)[0], make_batch([5, 2, 7])
+    compiled = torch.compile(model, backend="eager")  # what torch traces; the code it generates is torch's own matter
+    plain, fast = (run(ids, mask, torch.tensor([0, 1, 2])) for run in (model, compiled))
+    torch.testing.assert_close(fast.logits, plain.logits, atol=1e-6, rtol=0)
+    gradients = [torch.autograd.grad(output.loss, list(model.parameters())) for output in (plain, fast)]
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=0)
+
+
+@given(
+    bits=st.lists(st.booleans(), min_size=25, max_size=25),
+    scaling=st.floats(0.1, 3.0),
+    seed=st.integers(0, 99),
+)
+def test_the_formula_is_scaled_dot_product_attention(bits, scaling, seed):
+    query, key, value = torch.randn(3, 2, 4, 5, 8, generator=torch.Generator().manual_seed(seed))
+    may = torch.tensor(bits).reshape(5, 5) | torch.eye(5).bool()
+    bias = torch.zeros(5, 5).masked_fill(~may, float("-inf"))
+    output, weights = formula(query, key, value, bias, scaling, None, NONE)
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=may, scale=scaling)
+    torch.testing.assert_close(output, expected)
+    assert (weights[..., ~may] == 0).all()
+
+
+def test_the_soft_cap_worked_by_hand():
+    query, key = torch.tensor([[[[1.0]]]]), torch.tensor([[[[3.0], [-1.0], [9.0]]]])
+    value, bias = torch.eye(3)[None, None], torch.tensor([0.0, 0.0, float("-inf")])
+    output, _ = formula(query, key, value, bias, 2.0, 4.0, NONE)
+    seen = [math.exp(4 * math.tanh(2 * score / 4)) for score in (3.0, -1.0)]
+    expected = [seen[0] / sum(seen), seen[1] / sum(seen), 0.0]
+    torch.testing.assert_close(output[0, 0, 0], torch.tensor(expected))
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_opening_and_closing_give_back_the_packed_row(make_batch, side):
+    _, mask = make_batch([3, 1, 4], side, spare=1)
+    seen = look(mask.bool(), [causal], torch.float32)
+    packed = torch.randn(1, 2, 8, 5)
+    rows = seen.open(packed)
+    assert rows.shape == (3, 2, 4, 5)
+    assert torch.equal(rows[1, :, :1], packed[0, :, 3:4])
+    assert (rows[1, :, 1:] == 0).all()
+    assert torch.equal(seen.close(rows), packed.transpose(1, 2))
+
+
+def test_layers_with_one_mask_share_one_bias():
+    local = and_masks(bidirectional, window(2))
+    seen = look(torch.ones(2, 5).bool(), [local, bidirectional, local, bidirectional], torch.float32)
+    assert seen.biases[0] is seen.biases[2]
+    assert seen.biases[1] is seen.biases[3]
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_an_adapted_decoder_called_outside_of_its_encoder_raises(tiny_decoder, make_batch, family):
+    backbone = GemmaEncoder.from_decoder(tiny_decoder(family)).backbone
+    with pytest.raises(RuntimeError, match="belongs to a GemmaEncoder"):
+        backbone(make_batch([4])[0])
+
+
+def test_weights_are_returned_only_when_asked_for(tiny_decoder, make_batch):
+    model = GemmaEncoder.from_decoder(tiny_decoder("llama")).eval()
+    ids, mask = make_batch([3, 6], "left")
+    plain, open_ = model(ids, mask), model(ids, mask, output_attentions=True)
+    torch.testing.assert_close(open_.last_hidden_state, plain.last_hidden_state)
+    assert [layer.shape for layer in open_.attentions] == [(2, 4, 6, 6)] * 4
+    for layer in open_.attentions:
+        torch.testing.assert_close(layer[0, :, :3].sum(-1), torch.ones(4, 3))
+        assert (layer[0, :, :3, 3:] == 0).all()

@@ -1,0 +1,129 @@
+"""Every family: adapted, measured, trained, saved and loaded; what cannot be adapted is refused by name."""
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    MambaConfig,
+    MambaModel,
+    T5Config,
+    T5EncoderModel,
+)
+
+from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification, check_visibility
+from gemma_encoder.errors import InputError
+from gemma_encoder.families import FAMILIES, attention_modules, check_family, ffn_modules, layer_windows
+from gemma_encoder.masks import reach
+
+every_family = pytest.mark.parametrize("family", sorted(FAMILIES))
+LENGTHS = [9, 1, 5, 12]
+
+
+@every_family
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+def test_what_the_tokens_see_is_what_was_asked_for(tiny_decoder, family, attention):
+    model = GemmaEncoder.from_decoder(tiny_decoder(family), attention=attention)
+    measured = check_visibility(model)
+    assert torch.equal(measured, reach(model.masks, 8))
+    future = measured[-1].triu(1)
+    assert not future.any() if attention == "causal" else future.any(dim=1)[:-1].all()
+
+
+@every_family
+def test_three_steps_train_every_weight_and_a_reload_is_equal(tiny_decoder, make_batch, tmp_path, family):
+    torch.manual_seed(0)
+    model = GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder(family), num_labels=3).train()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer, batch = torch.optim.AdamW(model.parameters(), lr=1e-2), make_batch(LENGTHS)
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = model(*batch, labels=torch.tensor([0, 1, 2, 1])).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    still = [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])]
+    assert still == []
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    logits = model.eval()(*batch).logits
+    for cycle in range(3):
+        model.save_pretrained(tmp_path / str(cycle))
+        model = GemmaEncoderForSequenceClassification.from_pretrained(tmp_path / str(cycle)).eval()
+        assert torch.equal(model(*batch).logits, logits)
+        assert layer_windows(model.config.decoder) == layer_windows(tiny_decoder(family).config)
+    check_visibility(model)
+
+
+@every_family
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_saved_language_model_gives_every_bit_of_its_decoder(tiny_config, tmp_path, caplog, family, tied):
+    torch.manual_seed(1)
+    whole = AutoModelForCausalLM.from_config(tiny_config(family, tie_word_embeddings=tied))
+    whole.save_pretrained(tmp_path)
+    caplog.clear()
+    backbone = GemmaEncoder.from_decoder(tmp_path).backbone
+    assert caplog.records == [], "the weights of the language-model head are no news"
+    kept, loaded = whole.base_model.state_dict(), backbone.state_dict()
+    assert kept.keys() == loaded.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in kept.items())
+
+
+@pytest.mark.parametrize(
+    ("family", "windows"),
+    [
+        ("gemma", [None] * 4),
+        ("gemma2", [4, None, 4, None]),
+        ("gemma3_text", [4, None, 4, None]),
+        ("gpt_neox", [None] * 4),
+        ("llama", [None] * 4),
+        ("mistral", [4] * 4),
+        ("modernbert-decoder", [None, 4, None, 4]),
+        ("qwen2", [None, None, 4, 4]),
+        ("qwen3", [None, None, 4, 4]),
+    ],
+)
+def test_layer_windows_are_those_of_the_decoder(tiny_config, family, windows):
+    assert layer_windows(tiny_config(family)) == windows
+
+
+@every_family
+def test_every_layer_has_one_attention_and_one_feed_forward_module(tiny_decoder, family):
+    backbone = tiny_decoder(family)
+    assert [module.layer_idx for module in attention_modules(backbone)] == [0, 1, 2, 3]
+    assert len({id(module) for module in ffn_modules(backbone)}) == 4
+
+
+SMALL = {"vocab_size": 97, "num_hidden_layers": 1, "hidden_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        (T5EncoderModel, T5Config(vocab_size=97, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)),
+        (BertModel, BertConfig(**SMALL, num_attention_heads=4, intermediate_size=64)),
+        (MambaModel, MambaConfig(**SMALL, state_size=4)),
+        (GPT2Model, GPT2Config(vocab_size=97, n_embd=32, n_layer=1, n_head=4)),
+    ],
+)
+def test_other_families_are_refused_by_name_as_config_object_and_folder(kind, config, tmp_path):
+    says = rf"cannot adapt a '{config.model_type}' model; valid: gemma, gemma2, gemma3_text, .*qwen3"
+    with pytest.raises(InputError, match=says):
+        check_family(config)
+    model = kind(config)
+    with pytest.raises(InputError, match=says):
+        GemmaEncoder.from_decoder(model)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=says):
+        GemmaEncoderForSequenceClassification.from_decoder(tmp_path)
+
+
+def test_a_layer_type_without_a_known_mask_is_refused(tiny_decoder):
+    decoder = tiny_decoder("llama")
+    decoder.config.layer_types = ["full_attention", "chunked_attention"] * 2
+    with pytest.raises(InputError, match=r"layers of type \['chunked_attention'\]; valid: full_attention, sliding"):
+        GemmaEncoder.from_decoder(decoder)

@@ -1,0 +1,179 @@
+"""Loading: what is wrong with a checkpoint is said in one line, at once, and nothing foreign runs."""
+
+import json
+import socket
+import time
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
+from gemma_encoder.errors import InputError
+from gemma_encoder.hub import reachable
+from gemma_encoder.loading import load_decoder, load_tokenizer, model_digest
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def folder(tiny_decoder, tmp_path):
+    """A saved decoder."""
+    tiny_decoder().save_pretrained(tmp_path / "decoder")
+    return tmp_path / "decoder"
+
+
+@pytest.fixture
+def online():
+    """The hub is not switched off; what was found out about it is forgotten before and after."""
+    reachable.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+            patch.delenv(name, raising=False)
+        yield patch
+    reachable.cache_clear()
+
+
+def refused(name):
+    """The one line with which the decoder `name` is refused."""
+    with pytest.raises(InputError) as error:
+        load_decoder(name, torch.float32)
+    said = str(error.value)
+    assert "\n" not in said
+    return said
+
+
+def test_a_good_folder_loads_as_path_and_as_text(folder):
+    for name in (folder, str(folder), f"{folder}/"):
+        assert load_decoder(name, torch.bfloat16).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./a/b", "/no/such/folder", "a/b/c", "", "~/no-such-folder"])
+def test_a_bad_path_is_named_with_the_valid_ones(name):
+    assert refused(name) == f"no model at {name!r}; valid: 'tiny', a checkpoint folder, or a hub name owner/model"
+
+
+def test_a_folder_without_configuration(folder):
+    (folder / "config.json").unlink()
+    assert refused(folder) == f"model folder '{folder}' has no config.json; valid: a folder in transformers' format"
+
+
+@pytest.mark.parametrize("other", [None, "pytorch_model.bin"])
+def test_a_folder_without_safetensors(folder, other):
+    (folder / WEIGHTS).unlink()
+    if other:
+        torch.save({}, folder / other)
+    assert refused(folder) == f"model folder '{folder}' has no weights; valid: a folder with *.safetensors files"
+
+
+def test_a_hub_name_without_network_fails_at_once_and_names_the_way_out():
+    start = time.perf_counter()
+    assert refused("owner/model") == (
+        "no network for hub model 'owner/model'; valid without network: a checkpoint folder, or --model tiny"
+    )
+    with pytest.raises(InputError, match="no network for hub model 'owner/model'"):
+        GemmaEncoderForSequenceClassification.from_pretrained("owner/model")
+    with pytest.raises(InputError, match="no network for hub model 'owner/model'"):
+        load_tokenizer("owner/model")
+    assert time.perf_counter() - start < 3
+
+
+def test_a_hub_that_refuses_connections_fails_at_once(online):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        online.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
+    start = time.perf_counter()
+    assert not reachable()
+    assert refused("owner/model").startswith("no network for hub model 'owner/model'")
+    assert time.perf_counter() - start < 3
+
+
+def test_a_hub_that_listens_is_reachable_and_asked_once(online):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        online.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        assert reachable()
+    assert reachable(), "asked a second time"
+
+
+def test_a_switched_off_hub_is_not_asked(online):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        online.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        online.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert not reachable()
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda weights: weights.pop("layers.1.mlp.up_proj.weight"), "lacks weights for Gemma2Model: layers.1.mlp.up"),
+        (lambda weights: weights.update(extra=torch.zeros(1)), "has unknown weights for Gemma2Model: extra"),
+        (lambda weights: weights.update({"norm.weight": torch.zeros(5)}), "norm.weight (32,) (has (5,))"),
+    ],
+)
+def test_a_decoder_with_weights_lost_foreign_or_of_another_size(folder, edit, says):
+    weights = load_file(folder / WEIGHTS)
+    edit(weights)
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    assert says in refused(folder)
+
+
+def test_a_classifier_of_transformers_is_no_decoder(folder):
+    weights = load_file(folder / WEIGHTS) | {"score.weight": torch.zeros(2, 32)}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    assert "has unknown weights for Gemma2Model: score.weight" in refused(folder)
+
+
+def test_damaged_files(folder):
+    whole = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    assert refused(folder).startswith(f"cannot load '{folder}': ")
+    (folder / WEIGHTS).write_bytes(whole)
+    (folder / "config.json").write_text("{half")
+    assert refused(folder).startswith(f"cannot load '{folder}': ")
+    (folder / "config.json").write_text('{"model_type": "unheard-of"}')
+    assert refused(folder).startswith(f"cannot load '{folder}': ")
+
+
+def test_code_in_a_checkpoint_does_not_run(folder, tmp_path):
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "foreign", "auto_map": {"AutoConfig": "foreign.Config", "AutoModel": "foreign.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "foreign.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\nclass Model: pass\n")
+    refused(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_decoder_is_not_an_adapted_checkpoint_and_the_other_way_round(folder, tmp_path):
+    with pytest.raises(InputError, match="is a 'gemma2', not adapted yet"):
+        GemmaEncoderForSequenceClassification.from_pretrained(folder)
+    GemmaEncoder.from_decoder(folder).save_pretrained(tmp_path / "adapted")
+    assert "cannot adapt a 'gemma_encoder' model" in refused(tmp_path / "adapted")
+
+
+def test_a_folder_without_tokenizer_gets_none_made_up(folder):
+    with pytest.raises(InputError, match=r"has no tokenizer; valid: a folder with one of .*tokenizer\.json"):
+        load_tokenizer(folder)
+
+
+def test_a_tokenizer_without_pad_token_pads_with_its_end_of_text(folder):
+    words = Tokenizer(WordLevel({"<end>": 0, "day": 1, "<unk>": 2}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>").save_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
+    assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("<end>", 0)
+    assert tokenizer("day").input_ids == [1]
+
+
+def test_the_digest_follows_the_weights(folder, tiny_decoder, tmp_path):
+    tiny_decoder().save_pretrained(tmp_path / "same")
+    assert model_digest(folder) == model_digest(tmp_path / "same")
+    weights = load_file(folder / WEIGHTS)
+    weights["norm.weight"][0] += 1
+    (tmp_path / "other").mkdir()
+    save_file(weights, tmp_path / "other" / WEIGHTS, metadata={"format": "pt"})
+    (tmp_path / "other" / "config.json").write_text((folder / "config.json").read_text())
+    assert model_digest(folder) != model_digest(tmp_path / "other")

@@ -1,0 +1,343 @@
+"""The encoder against other implementations, its saving and loading, its losses, and training with Trainer."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    T5GemmaConfig,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.models.t5gemma.configuration_t5gemma import T5GemmaModuleConfig
+from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
+
+from gemma_encoder import GemmaEncoder, GemmaEncoderConfig, GemmaEncoderForSequenceClassification
+from gemma_encoder.errors import InputError
+from gemma_encoder.families import FAMILIES
+
+PATHS = pytest.mark.parametrize("unpadded", [True, False], ids=["unpadded", "padded"])
+SIDES = pytest.mark.parametrize("side", ["right", "left"])
+LENGTHS = [9, 3, 14, 1]
+
+
+def classifier(decoder, **settings):
+    """A classifier whose head is large enough for its logits to differ."""
+    torch.manual_seed(2)
+    model = GemmaEncoderForSequenceClassification.from_decoder(decoder, **settings)
+    for parameter in model.head.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+# parity
+
+
+def t5gemma_encoder(decoder, window):
+    """The bidirectional Gemma 2 of transformers with the weights of `decoder`."""
+    shared = T5GemmaModuleConfig().to_dict().keys() & decoder.config.to_dict().keys() - {"model_type", "architectures"}
+    module = {name: getattr(decoder.config, name) for name in shared} | {"sliding_window": window}
+    config = T5GemmaConfig(encoder=module, decoder=module)
+    config._attn_implementation = "eager"
+    encoder = T5GemmaEncoder(config.encoder).eval()
+    renamed = {
+        name.replace("input_layernorm", "pre_self_attn_layernorm").replace(
+            "post_attention_layernorm", "post_self_attn_layernorm"
+        ): value
+        for name, value in decoder.state_dict().items()
+    }
+    encoder.load_state_dict(renamed)
+    return encoder
+
+
+@torch.no_grad()
+def gap(model, reference, batch):
+    """Largest difference on real tokens between our states and those of a model of transformers."""
+    ids, mask = batch
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    theirs = reference(input_ids=ids, attention_mask=mask, position_ids=positions).last_hidden_state
+    ours = model.eval()(ids, mask).last_hidden_state
+    return (ours - theirs)[mask.bool()].abs().max().item()
+
+
+@PATHS
+@SIDES
+def test_gemma2_equals_the_encoder_of_t5gemma(tiny_decoder, make_batch, unpadded, side):
+    """Its window of W reads |i-j| <= W, ours |i-j| < W: they agree when ours is wider by one, and only then."""
+    batch = make_batch(LENGTHS, side)
+    reference = t5gemma_encoder(tiny_decoder(), window=3)
+    model = GemmaEncoder.from_decoder(tiny_decoder(sliding_window=4), unpadded=unpadded)
+    assert gap(model, reference, batch) <= 1e-6
+    uncapped = t5gemma_encoder(tiny_decoder(attn_logit_softcapping=None), window=3)
+    assert gap(model, uncapped, batch) > 1e-2, "the soft-cap does not bite"
+    assert gap(model, t5gemma_encoder(tiny_decoder(), window=4), batch) > 1e-2, "the window does not bite"
+
+
+@PATHS
+@SIDES
+@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3_text", "llama", "qwen3", "mistral"])
+def test_bidirectional_equals_the_is_causal_switch_of_transformers(tiny_decoder, make_batch, family, unpadded, side):
+    windowed = getattr(tiny_decoder(family).config, "sliding_window", None)
+    narrower = {"sliding_window": windowed - 1} if windowed else {}  # theirs reads |i-j| <= W when not causal
+    reference = tiny_decoder(family, **narrower)
+    batch, causal = make_batch(LENGTHS, side), tiny_decoder(family)
+    reference.config.is_causal = False
+    model = GemmaEncoder.from_decoder(tiny_decoder(family), unpadded=unpadded)
+    assert gap(model, reference, batch) <= 5e-6
+    assert gap(model, causal, batch) > 1e-2
+
+
+@SIDES
+@PATHS
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_causal_equals_the_decoder_itself(tiny_decoder, make_batch, family, unpadded, side):
+    model = GemmaEncoder.from_decoder(tiny_decoder(family), attention="causal", unpadded=unpadded)
+    batch = make_batch(LENGTHS, side)
+    assert gap(model, tiny_decoder(family), batch) <= 5e-6
+    assert gap(GemmaEncoder.from_decoder(tiny_decoder(family)), tiny_decoder(family), batch) > 1e-2
+
+
+# adapting
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_decoder_keeps_every_bit_of_its_weights(tiny_decoder, family):
+    kept = {name: value.clone() for name, value in tiny_decoder(family).state_dict().items()}
+    decoder = tiny_decoder(family)
+    model = GemmaEncoderForSequenceClassification.from_decoder(decoder)
+    assert model.encoder.backbone is decoder
+    adapted = model.encoder.backbone.state_dict()
+    assert adapted.keys() == kept.keys()
+    assert all(torch.equal(adapted[name], value) for name, value in kept.items())
+
+
+def test_a_causal_language_model_gives_its_decoder(tiny_config):
+    whole = AutoModelForCausalLM.from_config(tiny_config())
+    model = GemmaEncoder.from_decoder(whole)
+    assert model.backbone is whole.model
+    assert not any("lm_head" in name for name, _ in model.named_parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_type_of_the_weights_is_the_one_asked_for(tiny_decoder, make_batch, dtype):
+    model = classifier(tiny_decoder("llama"), dtype=dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert model.encoder.backbone.rotary_emb.inv_freq.dtype == torch.float32, "positions lose their precision"
+    assert model(*make_batch([3])).logits.dtype == dtype
+
+
+def test_the_head_starts_small_and_without_bias(tiny_decoder):
+    head = GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder(), num_labels=90).head
+    for layer in (head.dense, head.out):
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1)
+        assert (layer.bias == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"attention": "both"}, "unknown attention 'both'"),
+        ({"pooling": "max"}, "unknown pooling 'max'"),
+        ({"atention": "causal"}, "unknown setting 'atention' (did you mean 'attention'?)"),
+        ({"attention_dropout": 1.5}, "attention_dropout 1.5 is not valid"),
+        ({"ffn_dropout": -1}, "ffn_dropout -1 is not valid"),
+    ],
+)
+def test_a_wrong_setting_is_named(tiny_decoder, settings, says):
+    with pytest.raises(InputError) as refused:
+        GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder(), **settings)
+    assert says in str(refused.value)
+
+
+# pooling on a live model
+
+
+@SIDES
+@PATHS
+def test_a_last_token_with_the_id_of_the_pad_is_still_a_token(tiny_decoder, make_batch, unpadded, side):
+    model = GemmaEncoder.from_decoder(tiny_decoder(), pooling="last", unpadded=unpadded).eval()
+    ids, mask = make_batch([5, 8], side)
+    last = 4 if side == "right" else 7
+    ids[0, last] = model.config.decoder.pad_token_id
+    output = model(ids, mask)
+    assert torch.equal(output.pooler_output[0], output.last_hidden_state[0, last])
+    alone = model(ids[0][mask[0].bool()][None]).pooler_output[0]
+    torch.testing.assert_close(output.pooler_output[0], alone, atol=2e-6, rtol=0)
+
+
+@PATHS
+def test_a_row_of_only_padding_is_named(tiny_decoder, make_batch, unpadded):
+    model = GemmaEncoder.from_decoder(tiny_decoder(), unpadded=unpadded)
+    ids, mask = make_batch([3, 2, 4])
+    mask[1] = 0
+    with pytest.raises(InputError, match=r"rows \[1\] hold no token"):
+        model(ids, mask)
+    with pytest.raises(InputError, match=r"attention_mask of shape \(3, 3\); valid: \(3, 4\)"):
+        model(ids, mask[:, 1:])
+
+
+# losses
+
+
+def test_losses_are_means_over_the_batch(tiny_decoder, make_batch):
+    batch = make_batch([4, 2])
+    three = classifier(tiny_decoder(), num_labels=3).eval()
+    output = three(*batch, labels=torch.tensor([2, 0]))
+    chances = output.logits.softmax(-1)
+    torch.testing.assert_close(output.loss, -(chances[0, 2].log() + chances[1, 0].log()) / 2)
+    score = classifier(tiny_decoder(), num_labels=1).eval()
+    output = score(*batch, labels=torch.tensor([1.5, -2.0]))
+    assert output.logits.shape == (2, 1)
+    torch.testing.assert_close(output.loss, ((output.logits[0, 0] - 1.5) ** 2 + (output.logits[1, 0] + 2) ** 2) / 2)
+    assert score(*batch).loss is None
+
+
+@pytest.mark.parametrize("labels", [[0, 3], [-1, 0], [-100, 1]])
+def test_labels_that_do_not_fit_the_head_are_refused(tiny_decoder, make_batch, labels):
+    with pytest.raises(InputError, match=r"do not fit; valid: 0 to 2"):
+        classifier(tiny_decoder(), num_labels=3)(*make_batch([4, 2]), labels=torch.tensor(labels))
+
+
+@pytest.mark.parametrize("num_labels", [1, 3])
+def test_labels_of_another_shape_are_refused(tiny_decoder, make_batch, num_labels):
+    model = classifier(tiny_decoder(), num_labels=num_labels)
+    with pytest.raises(InputError, match=r"labels of shape \(2, 1\); valid: \(2,\)"):
+        model(*make_batch([4, 2]), labels=torch.tensor([[0], [0]]))
+
+
+# saving and loading
+
+
+@pytest.mark.parametrize("kind", [GemmaEncoderForSequenceClassification, AutoModelForSequenceClassification])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_three_round_trips_change_no_bit_of_the_logits(tiny_decoder, make_batch, tmp_path, kind, dtype):
+    settings = {"attention": "causal", "pooling": "last", "attention_dropout": 0.2, "ffn_dropout": 0.3}
+    model = classifier(tiny_decoder(), num_labels=3, dtype=dtype, unpadded=False, **settings).eval()
+    batch = make_batch(LENGTHS)
+    before = model(*batch).logits
+    for cycle in range(3):
+        model.save_pretrained(tmp_path / str(cycle))
+        model = kind.from_pretrained(tmp_path / str(cycle)).eval()
+        assert type(model) is GemmaEncoderForSequenceClassification
+        assert torch.equal(model(*batch).logits, before)
+    assert {name: getattr(model.config, name) for name in settings} == settings
+    assert model.config.unpadded is False
+    assert model.config.decoder.sliding_window == 4
+
+
+@pytest.mark.parametrize("pooling", ["mean", "query-probe", "kv-probe", "first-2"])
+def test_an_encoder_round_trip_keeps_the_pooler(tiny_decoder, make_batch, tmp_path, pooling):
+    model = GemmaEncoder.from_decoder(tiny_decoder(), pooling=pooling).eval()
+    batch = make_batch([9, 3])
+    before = model(*batch).pooler_output
+    for cycle in range(3):
+        model.save_pretrained(tmp_path / str(cycle))
+        model = AutoModel.from_pretrained(tmp_path / str(cycle)).eval()
+        assert type(model) is GemmaEncoder
+        assert torch.equal(model(*batch).pooler_output, before)
+
+
+def test_the_encoder_of_a_saved_classifier_can_be_loaded_alone(tiny_decoder, make_batch, tmp_path):
+    model = classifier(tiny_decoder()).eval()
+    model.save_pretrained(tmp_path)
+    encoder, batch = GemmaEncoder.from_pretrained(tmp_path).eval(), make_batch(LENGTHS)
+    assert torch.equal(encoder(*batch).pooler_output, model.encoder(*batch).pooler_output)
+
+
+def test_the_configuration_is_found_by_its_name(tiny_decoder, tmp_path):
+    classifier(tiny_decoder(), num_labels=5, pooling="first").save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert isinstance(config, GemmaEncoderConfig)
+    assert (config.num_labels, config.pooling, config.decoder.model_type) == (5, "first", "gemma2")
+
+
+def edited(folder, edit):
+    weights = load_file(folder / "model.safetensors")
+    edit(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("kind", [GemmaEncoderForSequenceClassification, AutoModelForSequenceClassification])
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda weights: weights.pop("head.out.weight"), "lacks weights .*: head.out.weight"),
+        (lambda weights: weights.pop("encoder.backbone.norm.weight"), "lacks weights .*encoder.backbone.norm.weight"),
+        (lambda weights: weights.update({"head.extra": torch.zeros(1)}), "has unknown weights .*: head.extra"),
+        (
+            lambda weights: weights.update({"head.out.bias": torch.zeros(7)}),
+            r"lacks weights .*: head.out.bias \(2,\) \(has \(7,\)\)",
+        ),
+    ],
+)
+def test_lost_or_foreign_weights_raise(tiny_decoder, tmp_path, caplog, edit, says, kind):
+    classifier(tiny_decoder()).save_pretrained(tmp_path)
+    edited(tmp_path, edit)
+    caplog.clear()
+    with pytest.raises(InputError, match=says):
+        kind.from_pretrained(tmp_path)
+    assert caplog.records == []
+
+
+def test_an_encoder_without_a_head_is_no_classifier(tiny_decoder, tmp_path):
+    GemmaEncoder.from_decoder(tiny_decoder()).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"lacks weights for GemmaEncoderForSequenceClassification: head\.dense"):
+        GemmaEncoderForSequenceClassification.from_pretrained(tmp_path)
+
+
+# training
+
+
+def collate(rows):
+    width = max(len(row["input_ids"]) for row in rows)
+    ids = torch.tensor([row["input_ids"] + [0] * (width - len(row["input_ids"])) for row in rows])
+    mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in rows])
+    return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([row["labels"] for row in rows])}
+
+
+def make_examples(make_batch, count, labels):
+    ids, mask = make_batch([3 + i % 7 for i in range(count)])
+    return [{"input_ids": ids[i][mask[i].bool()].tolist(), "labels": labels[i % len(labels)]} for i in range(count)]
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2], [0.5, -1.0, 2.5]], ids=["classes", "scores"])
+def test_accumulated_small_batches_make_the_update_of_one_big_batch(tiny_decoder, make_batch, tmp_path, labels):
+    results = []
+    for size, accumulation in ((8, 1), (2, 4)):
+        model = classifier(
+            tiny_decoder(), num_labels=3 if isinstance(labels[0], int) else 1, attention_dropout=0, ffn_dropout=0
+        )
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        arguments = TrainingArguments(
+            tmp_path, max_steps=1, per_device_train_batch_size=size, gradient_accumulation_steps=accumulation,
+            optim="sgd", learning_rate=0.1, lr_scheduler_type="constant", max_grad_norm=0, use_cpu=True,
+            logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True,
+        )  # fmt: skip
+        trainer = Trainer(model, arguments, train_dataset=make_examples(make_batch, 8, labels), data_collator=collate)
+        loss = trainer.train().training_loss
+        results.append(
+            (loss, [after.detach() - start for after, start in zip(model.parameters(), before, strict=True)])
+        )
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    assert max(update.abs().max().item() for update in results[0][1]) > 1e-3
+    torch.testing.assert_close(results[0][1], results[1][1], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 1], [0.5, -1.0, 2.0]], ids=["classes", "scores"])
+def test_sixteen_examples_are_learnt_by_heart(tiny_decoder, make_batch, labels):
+    model = classifier(
+        tiny_decoder("llama", initializer_range=0.1), num_labels=3 if isinstance(labels[0], int) else 1,
+        attention_dropout=0, ffn_dropout=0,
+    ).train()  # fmt: skip
+    batch = collate(make_examples(make_batch, 16, labels))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.02

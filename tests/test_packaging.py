@@ -1,0 +1,96 @@
+"""environment.yml, pyproject.toml and requirements.lock say the same."""
+
+import importlib.metadata
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import gemma_encoder
+from gemma_encoder.paths import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK = [
+    Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines() if line[:1] not in ("", "#")
+]
+LOCKED = {canonicalize_name(pin.name): pin for pin in LOCK}
+EXTRAS = PROJECT["optional-dependencies"]
+WANTED = [Requirement(text) for group in (PROJECT["dependencies"], *EXTRAS.values()) for text in group]
+
+
+def version(pin):
+    """The one version that a pin allows."""
+    (clause,) = pin.specifier
+    assert clause.operator == "=="
+    return clause.version
+
+
+def test_the_lock_pins_each_package_once_from_an_index():
+    assert len(LOCKED) == len(LOCK)
+    for pin in LOCK:
+        version(pin)
+        assert pin.url is None
+        assert pin.marker is None
+    assert version(LOCKED["torch"]) == "2.13.0"
+
+
+@pytest.mark.parametrize(
+    "wanted", [want for want in WANTED if want.name != PROJECT["name"]], ids=lambda want: want.name
+)
+def test_every_dependency_is_locked_at_a_version_in_its_range(wanted):
+    assert version(LOCKED[canonicalize_name(wanted.name)]) in wanted.specifier
+
+
+def test_every_dependency_has_a_lower_bound():
+    for want in WANTED:
+        assert want.name == PROJECT["name"] or any(clause.operator == ">=" for clause in want.specifier), want
+
+
+def test_all_is_every_other_extra():
+    (everything,) = map(Requirement, EXTRAS["all"])
+    assert everything.name == PROJECT["name"]
+    assert everything.extras == set(EXTRAS) - {"all"}
+
+
+def test_what_the_locked_packages_need_is_locked_too():
+    """Of the packages installed here, no requirement is missing from the lock or outside of its version."""
+    environment = {"extra": ""}
+    for pin in LOCK:
+        for text in importlib.metadata.requires(pin.name) or []:
+            need = Requirement(text)
+            if need.marker and not need.marker.evaluate(environment):
+                continue
+            name = canonicalize_name(need.name)
+            if name not in LOCKED and pin.name == "torch":
+                continue  # torch's own accelerator packages come with its build
+            assert name in LOCKED, f"{pin.name} needs {need}"
+            assert need.specifier.contains(version(LOCKED[name]), prereleases=True), f"{pin.name} needs {need}"
+
+
+def test_conda_gives_python_and_pip_and_the_lock_the_rest():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["name"] == PROJECT["name"]
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+    *conda, through_pip = environment["dependencies"]
+    assert conda == [f"python{PROJECT['requires-python']}", "pip"]
+    assert through_pip == {"pip": ["-r requirements.lock", "-e ."]}
+
+
+def test_the_version_has_one_source():
+    assert PROJECT["dynamic"] == ["version"]
+    assert importlib.metadata.version(PROJECT["name"]) == gemma_encoder.__version__
+
+
+def test_the_command_is_installed():
+    (command,) = importlib.metadata.entry_points(group="console_scripts", name="gemma-encoder")
+    assert command.value == PROJECT["scripts"]["gemma-encoder"] == "gemma_encoder.cli:main"
+    assert callable(command.load())
+
+
+def test_every_public_name_is_there():
+    for name in gemma_encoder.__all__:
+        assert getattr(gemma_encoder, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        gemma_encoder.nothing  # noqa: B018
