@@ -163,11 +163,15 @@ HEADS = {
 }
 
 
+def class_of(name: str | Path, config: GemmaEncoderConfig) -> type[GemmaEncoderPreTrainedModel]:
+    """The class that saved the checkpoint `name` of this configuration; an unknown one is an InputError."""
+    kinds = HEADS | {GemmaEncoder.__name__: GemmaEncoder}
+    return kinds[check_choice(f"class of checkpoint {str(name)!r}", (config.architectures or ["none"])[0], kinds)]
+
+
 def load_model(name: str | Path, **kwargs) -> GemmaEncoderPreTrainedModel:
     """An adapted checkpoint as the class that saved it; `kwargs` as for `from_pretrained`."""
-    kinds = HEADS | {GemmaEncoder.__name__: GemmaEncoder}
-    saved_as = (adapted_config(name).architectures or ["none"])[0]
-    return kinds[check_choice(f"class of checkpoint {str(name)!r}", saved_as, kinds)].from_pretrained(name, **kwargs)
+    return class_of(name, adapted_config(name)).from_pretrained(name, **kwargs)
 
 
 AutoModelForSequenceClassification.register(GemmaEncoderConfig, GemmaEncoderForSequenceClassification)

@@ -149,8 +149,10 @@ def test_dropout_in_evaluation(tiny_decoder):
     assert "dropout on the feed-forward output, evaluation" in failing(model)
 
 
-def test_noise_that_the_decoder_brings_along(tiny_decoder):
+def test_noise_that_the_decoder_brings_along_is_off_and_found_when_it_is_not(tiny_decoder):
     model = GemmaEncoder.from_decoder(tiny_decoder("gpt_neox", hidden_dropout=0.2))
+    assert failing(model) == []
+    model.backbone.layers[0].post_mlp_dropout.p = 0.2
     assert failing(model) == ["other noise while training"]
 
 

@@ -1,0 +1,106 @@
+"""LoRA with PEFT: small trainable matrices on the decoder's linear layers; pooler and head are trained whole.
+
+    model = add_lora(GemmaEncoderForSequenceClassification.from_decoder("google/gemma-2-2b"), rank=16)
+    ...                                       # Trainer, as ever
+    save_lora(model, "adapter")
+    model = load_lora("adapter", "google/gemma-2-2b")
+    merge_lora(model).save_pretrained("merged")
+
+What plain PEFT does not do: it keeps neither pooler nor head unless told to, nor how the decoder was adapted, does not
+notice another base, and merges in the precision of the weights.
+Source: Hu et al. (2021), arXiv 2106.09685.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from gemma_encoder.errors import InputError
+from gemma_encoder.heads import class_of
+from gemma_encoder.loading import adapted_config, load_decoder
+from gemma_encoder.model import GemmaEncoderPreTrainedModel, encoder_of
+
+BASE = "base.json"  # beside the adapter: which decoder it belongs to
+
+
+def add_lora(model: GemmaEncoderPreTrainedModel, rank: int = 16, alpha: float = 32, dropout: float = 0.0) -> PeftModel:
+    """Freeze the decoder and put `W + (alpha / rank) B A` on each of its linear layers; pooler and head stay trainable.
+
+    `model` is changed in place. The model behaves as before until it is trained: B starts at zero.
+    """
+    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear) and "backbone." in name}
+    whole = {name for name, _ in model.named_children() if name == "head"}
+    whole |= {"pool"} if isinstance(encoder_of(model).pool, nn.Module) else set()
+    settings = {"target_modules": sorted(linear), "modules_to_save": sorted(whole) or None}
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, **settings))
+
+
+def base_digest(backbone: nn.Module) -> str:
+    """sha256 over names, types and bytes of a decoder's own weights, with or without LoRA on it."""
+    whole = hashlib.sha256()
+    for name, value in sorted(backbone.state_dict().items()):
+        if "lora_" not in name:
+            whole.update(f"{name.replace('.base_layer', '')} {value.dtype} {tuple(value.shape)}".encode())
+            whole.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return whole.hexdigest()
+
+
+def save_lora(model: PeftModel, folder: str | Path) -> None:
+    """Write adapter, pooler, head, the settings of the adaptation and the digest of the base, without its weights."""
+    inner = model.get_base_model()
+    model.save_pretrained(str(folder))
+    inner.config.architectures = [type(inner).__name__]
+    inner.config.save_pretrained(folder)
+    facts = {"digest": base_digest(encoder_of(inner).backbone), "dtype": str(inner.dtype).removeprefix("torch.")}
+    Path(folder, BASE).write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def load_lora(folder: str | Path, decoder: str | Path | PreTrainedModel, trainable: bool = False) -> PeftModel:
+    """The model that `save_lora` wrote, on `decoder`, which must be the one it was trained on.
+
+    Another base, a folder without an adapter, or an adapter without all its weights is an InputError.
+    """
+    adapter = Path(folder, "adapter_model.safetensors")
+    for name in (BASE, "config.json", "adapter_config.json", adapter.name):
+        if not Path(folder, name).is_file():
+            raise InputError(f"adapter folder {str(folder)!r} has no {name}; valid: what save_lora wrote")
+    facts = json.loads(Path(folder, BASE).read_text())
+    dtype = getattr(torch, facts["dtype"])
+    backbone = load_decoder(decoder, dtype)
+    found = base_digest(backbone)
+    if found != facts["digest"]:
+        raise InputError(
+            f"adapter {str(folder)!r} belongs to a base of digest {facts['digest'][:12]}; this one has {found[:12]}"
+        )
+    config = adapted_config(folder)
+    model = class_of(folder, config)(config, backbone=backbone)
+    for parameter in model.parameters():  # not `.to`, which would round the rotary frequencies too
+        parameter.data = parameter.data.to(dtype)
+    try:
+        loaded = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        missing = sorted(get_peft_model_state_dict(loaded).keys() - load_file(adapter).keys())
+    except KeyError as error:  # how PEFT says that a module it was to keep is not in the file
+        missing = [str(error.args[0])]
+    if missing:
+        raise InputError(f"adapter {str(folder)!r} lacks weights for {type(model).__name__}: {', '.join(missing[:4])}")
+    return loaded
+
+
+@torch.no_grad()
+def merge_lora(model: PeftModel) -> GemmaEncoderPreTrainedModel:
+    """The plain model with the adapter added to its weights: summed in float32, then rounded once to their type."""
+    dtype = model.get_base_model().dtype
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float()
+    merged = model.merge_and_unload()
+    for parameter in merged.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return merged

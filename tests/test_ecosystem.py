@@ -1,0 +1,279 @@
+"""Next to other libraries: pipelines, PEFT, sentence-transformers, torch.compile give what we give ourselves."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from torch import nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments, pipeline
+
+from gemma_encoder import (
+    GemmaEncoder,
+    GemmaEncoderForRanking,
+    GemmaEncoderForSequenceClassification,
+    GemmaEncoderForTokenClassification,
+    InputError,
+    check_visibility,
+    embed,
+    predict,
+    rank,
+)
+from gemma_encoder.export import export_cross_encoder, export_sentence_transformer
+from gemma_encoder.lora import add_lora, base_digest, load_lora, merge_lora, save_lora
+
+TEXTS = ["A plane is taking off.", "Yes", " It rains, and it rains. ", "A", "Who is it?"]
+PAIRS = [("A plane is taking off.", "An air plane."), ("No. ", " Yes, it is."), ("x", "y")]
+COLUMNS = pytest.mark.parametrize("columns", [(), ("premise", "hypothesis")], ids=["plain", "columns"])
+TYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+
+
+@pytest.fixture
+def tokenizer(tiny_tokenizer):
+    return tiny_tokenizer
+
+
+@pytest.fixture
+def decoder(tiny_decoder, tokenizer):
+    """Function `(family, **overrides)`: a decoder with the vocabulary of the tokenizer; the same at every call."""
+    return lambda family="gemma2", **overrides: tiny_decoder(
+        family, vocab_size=len(tokenizer), max_position_embeddings=256, **overrides
+    )
+
+
+def adapted(kind, decoder, **settings):
+    """A model whose pooler and head are large enough for its answers to differ."""
+    torch.manual_seed(2)
+    model = kind.from_decoder(decoder, **settings)
+    for name, parameter in model.named_parameters():
+        if "backbone." not in name:
+            nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+# transformers
+
+
+def test_a_text_classification_pipeline_equals_predict(decoder, tokenizer, tmp_path):
+    names = {0: "no", 1: "maybe", 2: "yes"}
+    adapted(GemmaEncoderForSequenceClassification, decoder(), id2label=names).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    for loaded in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        texts = [text.strip() for text in TEXTS]
+        chances = predict(model, tokenizer, texts).softmax(dim=1)
+        found = pipeline("text-classification", model=model, tokenizer=loaded, top_k=None)(texts, batch_size=2)
+        for row, answers in zip(chances, found, strict=True):
+            scores = {answer["label"]: answer["score"] for answer in answers}
+            assert [scores[name] for name in names.values()] == pytest.approx(row.tolist(), abs=1e-5)
+
+
+def test_return_dict_gives_a_tuple_of_the_same(decoder, make_batch):
+    batch = make_batch([5, 3])
+    model = adapted(GemmaEncoderForSequenceClassification, decoder())
+    assert torch.equal(model(*batch, return_dict=False)[0], model(*batch).logits)
+    assert torch.equal(model.encoder(*batch, return_dict=False)[1], model.encoder(*batch).pooler_output)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "llama"])
+def test_a_compiled_model_gives_the_same(decoder, make_batch, family):
+    """Traced by dynamo and run as it is: another compiler behind it is not ours to test."""
+    model = adapted(GemmaEncoderForSequenceClassification, decoder(family), num_labels=3)
+    compiled = torch.compile(model, backend="eager")
+    for lengths in ([9, 3, 5], [4, 12]):
+        batch = make_batch(lengths)
+        torch.testing.assert_close(compiled(*batch).logits, model(*batch).logits, atol=2e-6, rtol=0)
+
+
+# PEFT
+
+
+def with_adapter(decoder, kind=GemmaEncoderForSequenceClassification, steps=3, **settings):
+    """A model with LoRA, changed by some steps of training, in eval mode; and its logits before training."""
+    model = add_lora(adapted(kind, decoder, **settings), rank=4)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.3)
+    shape = (2, 2, 6) if kind is GemmaEncoderForRanking else (4, 6)
+    ids, labels = torch.randint(3, 90, shape), torch.tensor([0, 1] if len(shape) == 3 else [0, 1, 1, 0])
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def weights_of(model):
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def test_a_new_adapter_changes_nothing_and_training_leaves_the_decoder_alone(decoder, make_batch):
+    batch = dict(zip(("input_ids", "attention_mask"), make_batch([7, 4]), strict=True))
+    plain = adapted(GemmaEncoderForSequenceClassification, decoder(), pooling="kv-probe")
+    before, digest = plain(**batch).logits, base_digest(plain.encoder.backbone)
+    model = add_lora(plain, rank=4).eval()
+    torch.testing.assert_close(model(**batch).logits, before, atol=0, rtol=0)
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name.split(".")[2 if "head" in name else 3] for name in trainable} == {"head", "pool", "backbone"}
+    assert all("lora_" in name for name in trainable if "backbone" in name)
+    assert sum("lora_A" in name for name in trainable) == 4 * 7, "seven linear layers in each of four"
+
+    trained = with_adapter(decoder(), pooling="kv-probe")
+    moved = {name for name, value in weights_of(trained).items() if not torch.equal(value, weights_of(model)[name])}
+    assert base_digest(trained.encoder.backbone) == digest
+    assert any("lora_B" in name for name in moved)
+    assert any("head" in name for name in moved) and any("pool" in name for name in moved)
+    check_visibility(trained.get_base_model())
+
+
+@TYPES
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (GemmaEncoderForSequenceClassification, {"num_labels": 3, "pooling": "query-probe", "attention": "causal"}),
+        (GemmaEncoderForRanking, {"ranking_loss": "pointwise_logistic", "pooling": "last"}),
+    ],
+)
+def test_an_adapter_comes_back_equal_with_pooler_head_and_settings(decoder, tokenizer, tmp_path, kind, settings, dtype):
+    model = with_adapter(decoder(), kind, dtype=dtype, **settings)
+    untrained = with_adapter(decoder(), kind, steps=0, dtype=dtype, **settings)
+    before = predict(model, tokenizer, TEXTS)
+    assert (before - predict(untrained, tokenizer, TEXTS)).abs().max() > 1e-2
+    save_lora(model, tmp_path)
+    assert not any("embed_tokens" in name for name in load_file(tmp_path / "adapter_model.safetensors"))
+    loaded = load_lora(tmp_path, decoder().to(dtype)).eval()
+    assert type(loaded.get_base_model()) is kind
+    assert {name: getattr(loaded.config, name) for name in settings} == settings
+    assert torch.equal(predict(loaded, tokenizer, TEXTS), before)
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    again = load_lora(tmp_path, decoder().to(dtype), trainable=True)
+    assert {n for n, p in again.named_parameters() if p.requires_grad} == {
+        n for n, p in model.named_parameters() if p.requires_grad
+    }
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt_neox"])
+def test_a_merged_adapter_is_a_plain_model_of_the_same_answers(decoder, tokenizer, tmp_path, family):
+    model = with_adapter(decoder(family), num_labels=3, pooling="kv-probe")
+    before = predict(model, tokenizer, TEXTS)
+    merged = merge_lora(model)
+    assert type(merged) is GemmaEncoderForSequenceClassification
+    assert not any("lora" in name or "modules_to_save" in name for name, _ in merged.named_parameters())
+    torch.testing.assert_close(predict(merged, tokenizer, TEXTS), before, atol=1e-5, rtol=1e-5)
+    merged.save_pretrained(tmp_path)
+    loaded = GemmaEncoderForSequenceClassification.from_pretrained(tmp_path)
+    assert torch.equal(predict(loaded, tokenizer, TEXTS), predict(merged, tokenizer, TEXTS))
+
+
+def test_a_merge_in_bfloat16_rounds_once(decoder):
+    """Every merged weight is the float32 sum of base and adapter, rounded to bfloat16."""
+    model = with_adapter(decoder(), dtype=torch.bfloat16)
+    layers = {
+        name.removeprefix("base_model.model."): module
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A") and hasattr(module, "base_layer")
+    }
+    expected = {
+        name: (
+            layer.base_layer.weight.float()
+            + layer.scaling["default"]
+            * (layer.lora_B["default"].weight.float() @ layer.lora_A["default"].weight.float())
+        ).to(torch.bfloat16)
+        for name, layer in layers.items()
+    }
+    merged = merge_lora(model)
+    assert {parameter.dtype for parameter in merged.parameters()} == {torch.bfloat16}
+    assert merged.encoder.backbone.rotary_emb.inv_freq.dtype == torch.float32
+    assert len(expected) == 28
+    for name, weight in expected.items():
+        assert torch.equal(merged.get_submodule(name).weight, weight)
+
+
+def test_another_base_is_refused(decoder, tmp_path):
+    save_lora(with_adapter(decoder()), tmp_path / "adapter")
+    other = decoder()
+    with torch.no_grad():
+        next(other.parameters())[5, 0] += 1e-3
+    other.save_pretrained(tmp_path / "other")
+    decoder().save_pretrained(tmp_path / "base")
+    load_lora(tmp_path / "adapter", tmp_path / "base")
+    digest = json.loads((tmp_path / "adapter" / "base.json").read_text())["digest"][:12]
+    with pytest.raises(InputError, match=f"belongs to a base of digest {digest}; this one has"):
+        load_lora(tmp_path / "adapter", tmp_path / "other")
+    with pytest.raises(InputError, match="belongs to a base of digest"):
+        load_lora(tmp_path / "adapter", decoder("llama"))
+    with pytest.raises(InputError, match=r"has no base\.json; valid: what save_lora wrote"):
+        load_lora(tmp_path / "base", decoder())
+
+
+def test_an_adapter_without_its_head_is_refused(decoder, tmp_path):
+    save_lora(with_adapter(decoder()), tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    save_file({name: value for name, value in load_file(path).items() if "head.out" not in name}, path)
+    with pytest.raises(InputError, match=r"lacks weights .*head"):
+        load_lora(tmp_path, decoder())
+
+
+def test_trainer_trains_an_adapter_and_accumulation_keeps_the_update(decoder, tmp_path):
+    rows = [{"input_ids": torch.randint(3, 90, (6,)), "labels": torch.tensor(i % 3)} for i in range(8)]
+    updates = []
+    for size, accumulation in ((8, 1), (2, 4)):
+        settings = {"num_labels": 3, "attention_dropout": 0, "ffn_dropout": 0}
+        torch.manual_seed(3)
+        model = add_lora(adapted(GemmaEncoderForSequenceClassification, decoder(), **settings), rank=4)
+        before = weights_of(model)
+        arguments = TrainingArguments(
+            tmp_path, max_steps=1, per_device_train_batch_size=size, gradient_accumulation_steps=accumulation,
+            optim="sgd", learning_rate=0.1, lr_scheduler_type="constant", max_grad_norm=0, use_cpu=True,
+            save_strategy="no", report_to=[], disable_tqdm=True,
+        )  # fmt: skip
+        Trainer(model, arguments, train_dataset=rows).train()
+        updates.append({name: value - before[name] for name, value in weights_of(model).items()})
+    assert max(update.abs().max().item() for update in updates[0].values()) > 1e-3
+    torch.testing.assert_close(updates[0], updates[1], atol=2e-6, rtol=0)
+
+
+# sentence-transformers
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "first-2", "kv-probe"])
+@pytest.mark.parametrize("kind", [GemmaEncoder, GemmaEncoderForSequenceClassification])
+def test_sentence_transformer_gives_our_vectors(decoder, tokenizer, tmp_path, pooling, kind):
+    model = adapted(kind, decoder(), pooling=pooling)
+    export_sentence_transformer(model, tokenizer, tmp_path / "out")
+    vectors = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(TEXTS, batch_size=2)
+    ours = embed(model, tokenizer, TEXTS)
+    torch.testing.assert_close(torch.tensor(vectors), ours, atol=1e-5, rtol=0)
+    assert ours.std(dim=0).max() > 1e-2
+
+
+@COLUMNS
+@pytest.mark.parametrize("num_labels", [1, 3])
+def test_cross_encoder_gives_our_logits(decoder, tokenizer, tmp_path, columns, num_labels):
+    model = adapted(
+        GemmaEncoderForSequenceClassification, decoder(), num_labels=num_labels, text_columns=columns
+    )  # fmt: skip
+    export_cross_encoder(model, tokenizer, tmp_path / "out")
+    logits = CrossEncoder(str(tmp_path / "out"), device="cpu").predict(PAIRS, batch_size=2)
+    ours = predict(model, tokenizer, PAIRS)
+    torch.testing.assert_close(torch.tensor(logits).view(3, num_labels), ours, atol=1e-5, rtol=0)
+
+
+def test_cross_encoder_ranks_as_we_do(decoder, tokenizer, tmp_path):
+    model = adapted(GemmaEncoderForRanking, decoder(), text_columns=("query", "passage"))
+    export_cross_encoder(model, tokenizer, tmp_path / "out")
+    theirs = CrossEncoder(str(tmp_path / "out"), device="cpu").rank("Who?", TEXTS)
+    ours = rank(model, tokenizer, "Who?", TEXTS)
+    assert [hit["corpus_id"] for hit in theirs] == [index for index, _ in ours]
+    assert [hit["score"] for hit in theirs] == pytest.approx([score for _, score in ours], abs=1e-5)
+
+
+def test_an_export_changes_neither_tokenizer_nor_model_and_never_overwrites(decoder, tokenizer, tmp_path):
+    model = adapted(GemmaEncoderForSequenceClassification, decoder())
+    before = weights_of(model)
+    export_cross_encoder(model, tokenizer, tmp_path / "out")
+    assert tokenizer.chat_template is None
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+    with pytest.raises(InputError, match="is there already; valid: a new one"):
+        export_sentence_transformer(model, tokenizer, tmp_path / "out")
+    with pytest.raises(InputError, match="a GemmaEncoderForTokenClassification scores no rows"):
+        export_cross_encoder(adapted(GemmaEncoderForTokenClassification, decoder()), tokenizer, tmp_path / "no")
