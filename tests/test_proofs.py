@@ -85,7 +85,8 @@ def test_a_causal_layer(tiny_decoder):
     found = failing(model)
     assert len(found) == 4
     assert all(what.startswith("what 8 tokens see") for what in found)
-    assert "after layer 2 with padding 'left', token 0 should" in line(model, "what 8 tokens see, padding 'left'").measured
+    said = line(model, "what 8 tokens see, padding 'left'").measured
+    assert "after layer 2 with padding 'left', token 0 should" in said
 
 
 def test_a_window_is_probed_at_its_edge_or_named_as_too_wide(tiny_decoder):
