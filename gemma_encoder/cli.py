@@ -83,11 +83,11 @@ def _reproduce(args: argparse.Namespace) -> int:
     every = sorted({key for found in declared.values() for key in found})
     for key in [pair.partition("=")[0] for pair in pairs] + (list(profile) if not args.notebooks else []):
         check_choice("setting", key, every)
-    given = {
-        name: {key: value for key, value in profile.items() if key in found}
-        | parse(name, [pair for pair in pairs if pair.partition("=")[0] in found])
-        for name, found in declared.items()
-    }
+    given = {}
+    for name, found in declared.items():
+        values = {key: value for key, value in profile.items() if key in found}
+        values |= parse(name, [pair for pair in pairs if pair.partition("=")[0] in found])
+        given[name] = {key: value for key, value in values.items() if value != found[key].default}
     out = args.out or REPORTS / args.profile
     results = run_all(names, out, given, args.workers)
     facts = {"profile": args.profile, **profile, **dict(pair.split("=", 1) for pair in pairs)}

@@ -80,7 +80,7 @@ def test_a_hub_name_without_network_fails_at_once_and_names_the_way_out():
         GemmaEncoderForSequenceClassification.from_pretrained("owner/model")
     with pytest.raises(InputError, match="no network for hub model 'owner/model'"):
         load_tokenizer("owner/model")
-    assert time.perf_counter() - start < 3
+    assert time.perf_counter() - start < 10  # retries would take 20 s and more
 
 
 def test_a_hub_that_refuses_connections_fails_at_once(online):
@@ -90,7 +90,7 @@ def test_a_hub_that_refuses_connections_fails_at_once(online):
     start = time.perf_counter()
     assert not reachable()
     assert refused("owner/model").startswith("no network for hub model 'owner/model'")
-    assert time.perf_counter() - start < 3
+    assert time.perf_counter() - start < 10  # retries would take 20 s and more
 
 
 def test_a_hub_that_listens_is_reachable_and_asked_once(online):
