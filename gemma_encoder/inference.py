@@ -15,6 +15,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +48,12 @@ def in_batches(
     output: Callable[[Tensor, Tensor], Tensor],
     batch_size: int,
     label: str = "",
+    side: Literal["left", "right"] = "right",
 ) -> Tensor:
     """`output(input_ids, attention_mask) -> (batch, ...)` over token-id rows, as float32 on the CPU, in their order.
 
     Rows of like length share a batch, so that attention opens few empty slots. The model is left in the mode it was
-    in. With a `label`, a long job shows how far it is.
+    in. With a `label`, a long job shows how far it is. `side` says where short rows of a batch are filled up.
     """
     if batch_size < 1:
         raise InputError(f"batch_size {batch_size} is not valid; valid: an integer >= 1")
@@ -60,8 +62,9 @@ def in_batches(
     with evaluating(model):
         for indices in progress(batches, len(batches), label) if label and len(batches) >= SHOWN_FROM else batches:
             batch = [torch.as_tensor(rows[index]) for index in indices]
-            ids = nn.utils.rnn.pad_sequence(batch, batch_first=True)
-            mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in batch], batch_first=True)
+            ids = nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_side=side)
+            ones = [torch.ones_like(row) for row in batch]
+            mask = nn.utils.rnn.pad_sequence(ones, batch_first=True, padding_side=side)
             done.append(output(ids.to(model.device), mask.to(model.device)).float().cpu())
     return torch.cat(done)[torch.tensor(order).argsort()]
 

@@ -181,3 +181,11 @@ def test_the_rows_of_a_batch_are_those_that_went_in(rows, pad_id):
     assert [ids[kept].tolist() for ids, kept in zip(batch["input_ids"], mask, strict=True)] == rows
     assert batch["input_ids"].shape == (len(rows), max(map(len, rows)))
     assert batch["input_ids"][~mask].eq(pad_id).all()
+
+
+def test_the_side_of_padding_moves_a_row_and_changes_nothing_else():
+    features = [{"input_ids": [2, 5, 6]}, {"input_ids": [2]}]
+    left, right = (collate(features, pad_id=0, side=side) for side in ("left", "right"))
+    assert left["input_ids"].tolist() == [[2, 5, 6], [0, 0, 2]]
+    assert right["input_ids"].tolist() == [[2, 5, 6], [2, 0, 0]]
+    assert [row[mask.bool()].tolist() for row, mask in zip(*left.values(), strict=True)] == [[2, 5, 6], [2]]

@@ -12,7 +12,7 @@ import pytest
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments import run as run_module
 from gemma_encoder.experiments.run import TrainingError, run, split, train
-from gemma_encoder.experiments.spec import RunSpec
+from gemma_encoder.experiments.spec import PADDINGS, RunSpec
 from gemma_encoder.experiments.store import load, run_folder, whole_folder
 from gemma_encoder.experiments.sweep import SweepError, sweep
 
@@ -29,7 +29,8 @@ SPEC = RunSpec(task="sst2", train_examples=64, epochs=1, batch_size=16, learning
         ("epochs", 0, "epochs 0 is too small"),
         ("epochs", 1.5, "epochs 1.5 is a float; valid: int"),
         ("seed", True, "seed True is a bool; valid: int"),
-        ("unpadded", 1, "unpadded 1 is a int; valid: bool"),
+        ("padding", 1, "padding 1 is a int; valid: str"),
+        ("padding", "both", "unknown padding 'both'; valid: left, none, right"),
         ("learning_rate", 0.0, "learning_rate 0.0"),
         ("learning_rate", float("nan"), "learning_rate nan"),
         ("ffn_dropout", 1.0, "ffn_dropout 1.0"),
@@ -138,3 +139,9 @@ def test_a_sweep_gives_what_a_single_run_gives(tmp_path):
     alone = run(SPEC, tmp_path / "alone").folder
     pooled = sweep([SPEC], tmp_path / "pool", workers=1)[0].folder
     assert (alone / "metrics.json").read_bytes() == (pooled / "metrics.json").read_bytes()
+
+
+def test_without_dropout_the_side_of_padding_does_not_change_a_run(tmp_path):
+    still = replace(SPEC, attention_dropout=0.0, ffn_dropout=0.0)
+    losses = [run(replace(still, padding=name), tmp_path).curve[-1]["train_loss"] for name in PADDINGS]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)

@@ -117,6 +117,8 @@ def train(spec: RunSpec) -> tuple[RunResult, list[dict]]:
     features, cut = {name: pair[0] for name, pair in encoded.items()}, sum(pair[1] for pair in encoded.values())
     inputs, labels = [row["input_ids"] for row in features["validation"]], list(rows["validation"]["label"])
 
+    side = "left" if spec.padding == "left" else "right"  # an unpadded batch is packed by the model itself
+
     set_seed(spec.seed)
     model = GemmaEncoderForSequenceClassification.from_decoder(
         spec.model,
@@ -124,13 +126,13 @@ def train(spec: RunSpec) -> tuple[RunResult, list[dict]]:
         pooling=spec.pooling,
         attention_dropout=spec.attention_dropout,
         ffn_dropout=spec.ffn_dropout,
-        unpadded=spec.unpadded,
+        unpadded=spec.padding == "none",
         num_labels=task.num_labels,
     )
     check_visibility(model)
 
     def evaluate() -> tuple[float, dict[str, float], list[float]]:
-        logits = in_batches(model, inputs, lambda ids, mask: model(ids, mask).logits, batch_size=64)
+        logits = in_batches(model, inputs, lambda ids, mask: model(ids, mask).logits, batch_size=64, side=side)
         predictions = predictions_of(task, logits)
         values = compute(task, predictions, labels)
         return score(task, values), values, predictions
@@ -141,7 +143,7 @@ def train(spec: RunSpec) -> tuple[RunResult, list[dict]]:
             model,
             _arguments(spec, folder),
             train_dataset=features["train"],
-            data_collator=partial(collate, pad_id=tokenizer.pad_token_id),
+            data_collator=partial(collate, pad_id=tokenizer.pad_token_id, side=side),
             callbacks=[curve],
         )
         trainer.remove_callback(PrinterCallback)

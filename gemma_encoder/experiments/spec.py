@@ -12,6 +12,7 @@ from gemma_encoder.pooling import parse_pooling
 from gemma_encoder.tasks import task_names
 
 EVALUATE_ON = ("validation", "holdout")
+PADDINGS = ("none", "left", "right")
 MANY_LAYERS = 1000  # how many the decoder really has is known, and checked, when it is loaded
 
 
@@ -26,7 +27,7 @@ class RunSpec:
     pooling: str = "mean"
     attention_dropout: float = 0.1  # on the attention softmax
     ffn_dropout: float = 0.1  # on the feed-forward output
-    unpadded: bool = True
+    padding: str = "none"  # "none": unpadded; "left" or "right": every batch filled up to its longest row
     seed: int = 0  # head initialisation, order of examples, dropout
     train_examples: int = 0  # a fixed random subset of this many; 0 takes all
     epochs: int = 3
@@ -49,6 +50,7 @@ class RunSpec:
         layer_attention(self.attention, MANY_LAYERS)
         parse_pooling(self.pooling)
         check_choice("evaluate_on", self.evaluate_on, EVALUATE_ON)
+        check_choice("padding", self.padding, PADDINGS)
         check_rate("attention_dropout", self.attention_dropout)
         check_rate("ffn_dropout", self.ffn_dropout)
         for name, least in {"epochs": 1, "batch_size": 1, "max_length": 4, "train_examples": 0, "seed": 0}.items():

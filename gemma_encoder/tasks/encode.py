@@ -10,7 +10,7 @@ The form is T5's without its task name (Raffel et al., 2020); the paper does not
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
@@ -44,8 +44,10 @@ def encode(
     return _dataset(input_ids, rows, task), cut
 
 
-def collate(features: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor]:
-    """A batch, padded on the right to its longest row.
+def collate(
+    features: Sequence[Mapping[str, Any]], pad_id: int, side: Literal["left", "right"] = "right"
+) -> dict[str, Tensor]:
+    """A batch, padded on one side to its longest row.
 
     Returns `input_ids` and `attention_mask` `(batch, seq)`, int64, and `labels` `(batch,)`, int64 or float32, where
     the features have them. `pad_id` may be any id of the vocabulary: the mask is 0 there.
@@ -55,8 +57,9 @@ def collate(features: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Ten
     attention_mask = torch.zeros_like(input_ids)
     for at, row in enumerate(features):
         length = len(row["input_ids"])
-        input_ids[at, :length] = torch.tensor(row["input_ids"])
-        attention_mask[at, :length] = 1
+        real = slice(0, length) if side == "right" else slice(longest - length, longest)
+        input_ids[at, real] = torch.tensor(row["input_ids"])
+        attention_mask[at, real] = 1
     batch = {"input_ids": input_ids, "attention_mask": attention_mask}
     if "labels" in features[0]:
         batch["labels"] = torch.tensor([row["labels"] for row in features])
