@@ -1,0 +1,96 @@
+"""One setting varied, everything else held: what the ablation notebooks share, from their runs to their tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+import pandas as pd
+
+from gemma_encoder.experiments.spec import RunSpec
+from gemma_encoder.experiments.sweep import sweep
+from gemma_encoder.reports.statistics import seed_means, summary
+from gemma_encoder.reports.tables import display_table
+from gemma_encoder.tasks import bag_of_words, get_task, load, majority, score
+
+NBSP = "\N{NO-BREAK SPACE}"
+Variants = Mapping[str, Mapping[str, object]]
+
+
+def run_variants(
+    variants: Variants, tasks: Sequence[str], seeds: Sequence[int], workers: int = 0, **settings: object
+) -> pd.DataFrame:
+    """Fine-tune every variant on every task with every seed; finished runs are read.
+
+    `variants` maps a name to the fields of RunSpec that make it; `settings` are the fields all share. One row a run:
+    `task`, `seed`, `variant`, `score` in points, and `run`, the RunResult.
+    """
+    cells = list(product(tasks, seeds, variants))
+    specs = [RunSpec(task=task, seed=seed, **{**settings, **variants[name]}) for task, seed, name in cells]
+    frame = pd.DataFrame(cells, columns=["task", "seed", "variant"])
+    frame["run"] = sweep(specs, workers=workers or None)
+    frame["score"] = [run.score for run in frame["run"]]
+    return frame
+
+
+def origin(data: str) -> str:
+    """Where the rows come from, in words that fit a table: no path of anybody's machine."""
+    return {"builtin": "built-in twin", "hub": "hub"}.get(data, "local folder")
+
+
+def where(tasks: Sequence[str], data: str) -> str:
+    """The tasks of an experiment, in words."""
+    return f"Mean of {len(tasks)} tasks ({origin(data)}): {', '.join(tasks)}"
+
+
+def display_scores(runs: pd.DataFrame, data: str) -> None:
+    """Every task: each variant's mean over seeds, beside what needs no model (majority, bag of words)."""
+    rows = []
+    for name, of_task in runs.groupby("task", sort=False):
+        task, split = get_task(name), load(get_task(name), data)
+        row = {"task": f"{task.title} ({origin(data)})"}
+        row["majority"] = score(task, majority(task, split["train"], split["validation"]))
+        row["bag of words"] = score(task, bag_of_words(task, split["train"], split["validation"]))
+        for variant, part in of_task.groupby("variant", sort=False):
+            of = summary(part["score"])
+            row[variant] = f"{of.mean:.1f}{NBSP}±{NBSP}{of.high - of.mean:.1f}"
+        rows.append(row)
+    caption = f"Score in points, mean ± half of the 95 % interval over {runs['seed'].nunique()} seeds"
+    display_table(pd.DataFrame(rows), caption)
+
+
+def seed_scores(runs: pd.DataFrame) -> dict[str, pd.Series]:
+    """For each variant one score per seed, the mean over tasks: what comparisons are paired on."""
+    return {name: seed_means(part) for name, part in runs.groupby("variant", sort=False)}
+
+
+def seed_frame(scores: Mapping[str, pd.Series]) -> pd.DataFrame:
+    """`seed_scores` as rows `variant`, `seed`, `score`, the form that figures take."""
+    parts = [series.rename("score").reset_index().assign(variant=name) for name, series in scores.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def display_protocol(runs: pd.DataFrame) -> None:
+    """What a reader must know to compare or repeat the numbers."""
+    results = list(runs["run"])
+    spec, environment = results[0].spec, results[0].environment
+    seconds = pd.Series([run.timing["train_seconds"] for run in results])
+    card = {
+        "decoder": spec.model.rstrip("/").rsplit("/", 1)[-1],
+        "split scored": spec.evaluate_on,
+        "seeds": ", ".join(str(seed) for seed in runs["seed"].unique()),
+        "training examples": spec.train_examples or "all",
+        "truncated examples": max(int(run.environment["truncated"]) for run in results),
+        "epochs": spec.epochs,
+        "examples an update": spec.batch_size,
+        "learning rate": f"{spec.learning_rate:g}, warm-up {spec.warmup:.0%}, then linear to 0",
+        "weight decay": spec.weight_decay,
+        "checkpoint": "last update; none is selected",
+        "warm start": "none",
+        "attention computed by": environment["attention_path"],
+        "torch": environment["torch"],
+        "transformers": environment["transformers"],
+        "seconds a run (median)": round(float(seconds.median()), 1),
+    }
+    table = pd.DataFrame({"setting": card.keys(), "value": [str(value) for value in card.values()]})
+    display_table(table, "Protocol")
