@@ -84,11 +84,13 @@ class GemmaEncoderForSequenceClassification(GemmaEncoderWithPooledHead):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
     ) -> SequenceClassifierOutput:
         """Logits `(batch, num_labels)`, and the mean loss over the batch when `labels (batch,)` are given."""
-        logits, loss = self.row_logits(input_ids, attention_mask), None
-        if labels is not None:
-            regression = self.config.num_labels == 1
-            loss = mean_squared_error(logits[:, 0], labels) if regression else cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss, logits)
+        logits = self.row_logits(input_ids, attention_mask)
+        return SequenceClassifierOutput(None if labels is None else self.loss(logits, labels), logits)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of `logits (batch, num_labels)` against `labels (batch,)`."""
+        regression = self.config.num_labels == 1
+        return mean_squared_error(logits[:, 0], labels) if regression else cross_entropy(logits, labels)
 
 
 class GemmaEncoderForRanking(GemmaEncoderWithPooledHead):

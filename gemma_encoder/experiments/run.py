@@ -8,6 +8,7 @@ import platform
 import resource
 import tempfile
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from gemma_encoder.tasks import Task, collate, compute, encode, get_task, score
 from gemma_encoder.tasks import load as load_task
 from gemma_encoder.verify import check_visibility
 
+EVALUATION_BATCH = 128  # rows
 SUBSET_SEED = 2503  # the subset of examples is the same for every seed of a spec
 
 
@@ -54,6 +56,16 @@ def predictions_of(task: Task, logits: torch.Tensor) -> list[float]:
     return (logits[:, 0] if task.kind == "regression" else logits.argmax(dim=1)).tolist()
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """One look at the validation rows: the task's score in points, its metrics, the mean loss, the predictions."""
+
+    score: float
+    metrics: dict[str, float]
+    loss: float
+    predictions: list[float]
+
+
 class EpochCurve(TrainerCallback):
     """Scores the model after every epoch, and stops a run whose loss is not finite."""
 
@@ -71,8 +83,8 @@ class EpochCurve(TrainerCallback):
     def on_epoch_end(self, args, state, control, **kwargs):
         self.last = self.evaluate()
         loss = sum(self.losses) / len(self.losses) if self.losses else None
-        epoch = {"epoch": round(state.epoch), "step": state.global_step, "train_loss": loss, "score": self.last[0]}
-        self.rows.append(epoch)
+        epoch = {"epoch": round(state.epoch), "step": state.global_step, "train_loss": loss}
+        self.rows.append(epoch | {"validation_loss": self.last.loss, "score": self.last.score})
         self.losses = []
 
 
@@ -128,14 +140,15 @@ def train(spec: RunSpec) -> tuple[RunResult, list[dict]]:
         ffn_dropout=spec.ffn_dropout,
         unpadded=spec.padding == "none",
         num_labels=task.num_labels,
+        text_columns=task.text_columns,
     )
     check_visibility(model)
 
-    def evaluate() -> tuple[float, dict[str, float], list[float]]:
-        logits = in_batches(model, inputs, lambda ids, mask: model(ids, mask).logits, batch_size=64, side=side)
+    def evaluate() -> Evaluation:
+        logits = in_batches(model, inputs, lambda ids, mask: model(ids, mask).logits, EVALUATION_BATCH, side=side)
         predictions = predictions_of(task, logits)
         values = compute(task, predictions, labels)
-        return score(task, values), values, predictions
+        return Evaluation(score(task, values), values, model.loss(logits, torch.tensor(labels)).item(), predictions)
 
     curve = EpochCurve(evaluate)
     with tempfile.TemporaryDirectory() as folder:
@@ -151,7 +164,7 @@ def train(spec: RunSpec) -> tuple[RunResult, list[dict]]:
         trainer.train()
         seconds = time.perf_counter() - start
 
-    final, values, predictions = curve.last
+    final = curve.last
     tokens = spec.epochs * sum(len(row["input_ids"]) for row in features["train"])
     timing = {
         "train_seconds": seconds,
@@ -160,8 +173,8 @@ def train(spec: RunSpec) -> tuple[RunResult, list[dict]]:
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     environment = {**_environment(model), "truncated": str(cut)}
-    answers = [{"row": row, "prediction": value, "label": labels[row]} for row, value in enumerate(predictions)]
-    return RunResult(spec, values, final, curve.rows, timing, environment, Path(os.devnull)), answers
+    answers = [{"row": row, "prediction": value, "label": labels[row]} for row, value in enumerate(final.predictions)]
+    return RunResult(spec, final.metrics, final.score, curve.rows, timing, environment, Path(os.devnull)), answers
 
 
 def run(spec: RunSpec, root: Path = RUNS) -> RunResult:
