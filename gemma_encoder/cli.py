@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data-dir", default="builtin", help="folder with task files, or 'hub' (default: built-in)")
     train.add_argument("--model", default="tiny", help="'tiny', a checkpoint folder, or a hub name")
     train.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="RunSpec settings")
+    train.add_argument("--save", type=Path, help="folder for the fine-tuned model; must not exist")
     train.set_defaults(run=_train)
 
     verify = commands.add_parser("verify", help="measure what the tokens of an adapted checkpoint see")
@@ -141,7 +142,7 @@ def _train(args: argparse.Namespace) -> int:
     from gemma_encoder.experiments.spec import RunSpec, spec_fields
 
     settings = _settings(args.set, sorted(set(spec_fields()) - {"task", "model", "data"}))
-    result = run(RunSpec(task=args.task, model=args.model, data=args.data_dir, **settings))
+    result = run(RunSpec(task=args.task, model=args.model, data=args.data_dir, **settings), keep=args.save)
     for name, value in result.metrics.items():
         print(f"{name} {value:.4f}")
     print(f"score {result.score:.1f}\n{_shown(result.folder)}")

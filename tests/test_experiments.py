@@ -4,11 +4,13 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from gemma_encoder import load_model, load_tokenizer, predict
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments import run as run_module
 from gemma_encoder.experiments.run import TrainingError, run, split, train
@@ -46,7 +48,7 @@ def test_a_wrong_setting_is_named_with_the_valid_ones(field, value, says):
 
 def test_a_finished_run_is_read_and_never_computed_again(tmp_path, monkeypatch):
     first = run(SPEC, tmp_path)
-    monkeypatch.setattr(run_module, "train", lambda spec: pytest.fail("trained again"))
+    monkeypatch.setattr(run_module, "train", lambda *given: pytest.fail("trained again"))
     assert run(SPEC, tmp_path) == first
     files = {path.name for path in first.folder.iterdir()}
     parts = {"spec.json", "metrics.json", "timing.json", "environment.json", "curve.jsonl", "predictions.jsonl"}
@@ -93,21 +95,58 @@ def test_a_block_that_fails_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_run_leaves_no_half_result_and_can_be_run_again(tmp_path):
-    code = (
-        "from pathlib import Path; from gemma_encoder.experiments.run import run;"
-        "from gemma_encoder.experiments.spec import RunSpec; print('started', flush=True);"
-        f"run({replace(SPEC, train_examples=2000, epochs=50)!r}, Path({str(tmp_path)!r}))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"started\n"
-    time.sleep(6)  # well into training, which takes minutes
-    assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert load(replace(SPEC, train_examples=2000, epochs=50), tmp_path) is None
-    assert [path for path in tmp_path.iterdir() if not path.name.startswith(".")] == []
-    assert run(SPEC, tmp_path).folder.is_dir()
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from transformers import TrainerCallback
+from gemma_encoder.experiments import run as module
+from gemma_encoder.experiments.spec import RunSpec
+
+class Kill(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == {step}:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+module.CHECKPOINT_SECONDS = 0
+trainer = module.Trainer
+module.Trainer = lambda *args, callbacks, **kwargs: trainer(*args, callbacks=[*callbacks, Kill()], **kwargs)
+module.run({spec!r}, Path({root!r}))
+"""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """A run of 8 updates in 2 epochs, and the model it kept."""
+    folder = tmp_path_factory.mktemp("whole")
+    return run(replace(SPEC, epochs=2), folder / "runs", keep=folder / "model"), folder / "model"
+
+
+@pytest.mark.parametrize("step", [3, 4], ids=["within an epoch", "between two"])
+def test_a_long_run_that_is_killed_goes_on_where_it_was_and_ends_the_same(tmp_path, uninterrupted, step):
+    (whole, model), root = uninterrupted, tmp_path / "runs"
+    code = KILLED.format(step=step, spec=whole.spec, root=str(root))
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert load(whole.spec, root) is None
+    assert all(path.name.startswith(".") for path in root.iterdir())  # nothing that could be taken for a result
+    on = run(whole.spec, root, keep=tmp_path / "model")
+    assert on.environment["resumed"] == "True" and whole.environment["resumed"] == "False"
+    for name in ("metrics.json", "predictions.jsonl", "curve.jsonl"):
+        assert (on.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    one, two = (load_file(folder / "model.safetensors") for folder in (tmp_path / "model", model))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    assert [path.name for path in root.iterdir()] == [on.folder.name]  # no checkpoint is left over
+
+
+def test_a_kept_model_gives_the_stored_predictions(tmp_path):
+    result = run(SPEC, tmp_path / "runs", keep=tmp_path / "model")
+    model, tokenizer = load_model(tmp_path / "model"), load_tokenizer(tmp_path / "model")
+    logits = predict(model, tokenizer, list(split(SPEC)["validation"]["sentence"]))
+    rows = [json.loads(line) for line in (result.folder / "predictions.jsonl").read_text().splitlines()]
+    assert logits.argmax(dim=1).tolist() == [row["prediction"] for row in rows]
+    losses = torch.nn.functional.cross_entropy(logits, torch.tensor([row["label"] for row in rows]))
+    assert result.curve[-1]["validation_loss"] == pytest.approx(losses.item(), rel=1e-4)
+    with pytest.raises(InputError, match="is there already; valid: a new one"):
+        run(SPEC, tmp_path / "runs", keep=tmp_path / "model")
 
 
 def test_holdout_rows_come_from_train_and_are_not_trained_on():
@@ -119,9 +158,9 @@ def test_holdout_rows_come_from_train_and_are_not_trained_on():
     assert len(rows["train"]) + len(rows["validation"]) == len(official["train"])
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run():
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
     with pytest.raises(TrainingError, match=r"loss is .* at step"):
-        train(replace(SPEC, learning_rate=1e30, train_examples=320))
+        train(replace(SPEC, learning_rate=1e30, train_examples=320), tmp_path)
 
 
 def test_a_sweep_keeps_order_runs_equal_specs_once_and_survives_a_failing_run(tmp_path):
