@@ -8,6 +8,16 @@ padded batch.
 `encoder_attention` is registered with transformers' attention interface. It ignores the mask that transformers built
 and uses ours, which arrives as the keyword argument `visibility`; without it the call is an error, so that no decoder
 can run causally by accident.
+
+Two ways of computing it, and which one runs where; both take every mask, packed or padded, in every precision:
+
+| soft-cap | dropout on the softmax | weights asked for | what runs                                     |
+|----------|------------------------|-------------------|-----------------------------------------------|
+| none     | any rate               | no                | torch's scaled_dot_product_attention ("sdpa") |
+| none     | any rate               | yes               | `formula`                                     |
+| set      | any rate               | any               | `formula`: sdpa knows no soft-cap             |
+
+FlashAttention 2 (refuses soft-cap with dropout) and FlexAttention (has no dropout) are never used.
 """
 
 from __future__ import annotations
@@ -20,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
+from gemma_encoder.families import layer_index
 from gemma_encoder.masks import Mask, table
 
 IMPLEMENTATION = "gemma_encoder"
@@ -120,7 +131,7 @@ def encoder_attention(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    bias, dropout = visibility.biases[module.layer_idx], module.softmax_dropout
+    bias, dropout = visibility.biases[layer_index(module)], module.softmax_dropout
     if softcap is not None or visibility.return_weights:
         output, weights = formula(query, key, value, bias, scaling, softcap, dropout)
     else:

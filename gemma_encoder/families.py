@@ -34,15 +34,25 @@ def check_family(config: PreTrainedConfig) -> None:
         raise InputError(f"cannot adapt a {config.model_type!r} model; valid: {', '.join(sorted(FAMILIES))}")
 
 
+def layers(backbone: PreTrainedModel) -> list[nn.Module]:
+    """Every layer, in order; called with states `(batch, seq, dim)` it returns such states."""
+    return list(backbone.layers)
+
+
+def layer_index(attention: nn.Module) -> int:
+    """The number of the layer that an attention module belongs to, counted from 0."""
+    return attention.layer_idx
+
+
 def attention_modules(backbone: PreTrainedModel) -> list[nn.Module]:
     """The attention module of every layer, in order."""
     name = FAMILIES[backbone.config.model_type]
-    return [getattr(layer, name) for layer in backbone.layers]
+    return [getattr(layer, name) for layer in layers(backbone)]
 
 
 def ffn_modules(backbone: PreTrainedModel) -> list[nn.Module]:
     """The feed-forward module of every layer, in order."""
-    return [layer.mlp for layer in backbone.layers]
+    return [layer.mlp for layer in layers(backbone)]
 
 
 def layer_windows(config: PreTrainedConfig) -> list[int | None]:

@@ -39,6 +39,7 @@ from gemma_encoder.losses import (
     token_cross_entropy,
 )
 from gemma_encoder.model import GemmaEncoder, GemmaEncoderConfig, GemmaEncoderPreTrainedModel
+from gemma_encoder.rows import check_rows
 
 
 class MLPHead(nn.Module):
@@ -68,11 +69,21 @@ class GemmaEncoderWithHead(GemmaEncoderPreTrainedModel):
         self.post_init()
 
 
+def _check_bos(input_ids: Tensor, real: Tensor, bos: int | None) -> None:
+    """Refuse rows that begin with BOS and hold a second one: many tokenizers put one before each text of a pair."""
+    found = (input_ids == (-1 if bos is None else bos)) & real
+    begins = (found & (real.cumsum(dim=1) == 1)).any(dim=1)
+    check_rows(~begins | (found.sum(dim=1) == 1), "hold more than one BOS", "one, as predict() puts it")
+
+
 class GemmaEncoderWithPooledHead(GemmaEncoderWithHead):
     """A head that answers for whole rows."""
 
     def row_logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The head on the pooled vector of each row: `(rows, seq) -> (rows, num_labels)`."""
+        real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if real.shape == input_ids.shape:  # the encoder refuses any other
+            _check_bos(input_ids, real.bool(), self.config.decoder.bos_token_id)
         return self.head(self.encoder(input_ids, attention_mask).pooler_output)
 
 
@@ -81,9 +92,17 @@ class GemmaEncoderForSequenceClassification(GemmaEncoderWithPooledHead):
 
     @can_return_tuple
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **others: object
     ) -> SequenceClassifierOutput:
-        """Logits `(batch, num_labels)`, and the mean loss over the batch when `labels (batch,)` are given."""
+        """Logits `(batch, num_labels)`, and the mean loss over the batch when `labels (batch,)` are given.
+
+        Any other input is an InputError: PEFT passes some where a LoraConfig names a task type, and loses the head.
+        """
+        if others:
+            raise InputError(
+                f"inputs {', '.join(sorted(others))} are unknown; valid: input_ids, attention_mask, labels; "
+                "for LoRA use gemma_encoder.lora.add_lora, which keeps pooler and head, in place of a task type of PEFT"
+            )
         logits = self.row_logits(input_ids, attention_mask)
         return SequenceClassifierOutput(None if labels is None else self.loss(logits, labels), logits)
 

@@ -31,6 +31,8 @@ TINY = "tiny"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # what a causal language model of a supported family has on top of its decoder
 LM_HEADS = ("lm_head.", "embed_out.", "decoder.")
+# settings that a checkpoint may be loaded with anew: they change how it runs and trains, not what it is
+CHANGEABLE = ("attention_dropout", "ffn_dropout", "ranking_loss", "text_columns", "unpadded")
 
 
 def checkpoint_path(name: str | Path) -> str:
@@ -131,9 +133,20 @@ def load_adapted(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """An adapted checkpoint through `loader`, a `from_pretrained` of ours, with all its weights; model and info.
 
-    Weights of the checkpoint whose names start with one of `ignored` may be left over.
+    Weights of the checkpoint whose names start with one of `ignored` may be left over. Asking for another adaptation
+    than that of the checkpoint is an InputError.
     """
-    adapted_config(name)
+    has = adapted_config(name)
+    for setting in sorted(
+        {*type(has).__annotations__, "num_labels"} - {*CHANGEABLE, "decoder", "sub_configs_defaults"}
+    ):
+        found = getattr(has, setting)
+        asked = kwargs.get(setting, getattr(kwargs.get("config"), setting, found))  # the Auto classes put it in config
+        if asked != found:
+            raise InputError(
+                f"checkpoint {str(name)!r} is adapted with {setting} {found!r}, not {asked!r}; valid: {found!r}, "
+                "or adapt its decoder anew"
+            )
     return _load_weights(loader, name, ignored, **kwargs)
 
 

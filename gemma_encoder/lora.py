@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from gemma_encoder.errors import InputError
 from gemma_encoder.heads import class_of
+from gemma_encoder.inference import evaluating
 from gemma_encoder.loading import adapted_config, load_decoder
 from gemma_encoder.model import GemmaEncoderPreTrainedModel, encoder_of
 
@@ -96,11 +97,26 @@ def load_lora(folder: str | Path, decoder: str | Path | PreTrainedModel, trainab
 
 @torch.no_grad()
 def merge_lora(model: PeftModel) -> GemmaEncoderPreTrainedModel:
-    """The plain model with the adapter added to its weights: summed in float32, then rounded once to their type."""
-    dtype = model.get_base_model().dtype
+    """The plain model with the adapter added to its weights: summed in float32, then rounded once to their type.
+
+    Prints by how much the vectors of a fixed batch move, relative to the largest value: rounding, and nothing else.
+    """
+    dtype, before = model.get_base_model().dtype, _vectors(model.get_base_model())
     for parameter in model.parameters():
         parameter.data = parameter.data.float()
     merged = model.merge_and_unload()
     for parameter in merged.parameters():
         parameter.data = parameter.data.to(dtype)
+    gap = (_vectors(merged) - before).abs().max() / before.abs().max()
+    print(
+        f"merged in float32, kept in {str(dtype).removeprefix('torch.')}: vectors of a fixed batch moved by {gap:.1e}"
+    )
     return merged
+
+
+def _vectors(model: GemmaEncoderPreTrainedModel) -> torch.Tensor:
+    """Pooled vectors of a batch that is the same for every model of one vocabulary: `(4, dim)`, float32."""
+    encoder = encoder_of(model)
+    ids = torch.arange(64, device=model.device).view(4, 16) * 7 % encoder.config.decoder.vocab_size
+    with evaluating(model):
+        return encoder(ids).pooler_output.float()

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gemma_encoder.errors import InputError, check_choice
+from gemma_encoder.rows import check_rows
 
 IGNORED = -100  # the label of a token that has none
 
@@ -34,15 +35,9 @@ def _mean_of_rows(values: Tensor, counted: Tensor) -> Tensor:
     return (values.masked_fill(~counted, 0).sum(dim=1) / counted.sum(dim=1)).mean()
 
 
-def _check_rows(good: Tensor, what: str, valid: str) -> None:
-    wrong = (~good).nonzero().flatten()
-    if len(wrong):
-        raise InputError(f"rows {wrong.tolist()} {what}; valid: {valid}")
-
-
 def check_lists(list_mask: Tensor) -> Tensor:
     """Return `list_mask (batch, list)` if every list holds a passage; else InputError naming the lists."""
-    _check_rows(list_mask.bool().any(dim=1), "hold no passage", "at least one passage in every list")
+    check_rows(list_mask.bool().any(dim=1), "hold no passage", "at least one passage in every list")
     return list_mask
 
 
@@ -74,7 +69,7 @@ def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     _check_shape(labels, logits.shape[:2])
     counted = labels != IGNORED
     _check_classes(labels[counted], logits.shape[2])
-    _check_rows(counted.any(dim=1), "hold no labelled token", f"a label other than {IGNORED} in every row")
+    check_rows(counted.any(dim=1), "hold no labelled token", f"a label other than {IGNORED} in every row")
     losses = F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none", ignore_index=IGNORED)
     return _mean_of_rows(losses, counted)
 
@@ -103,8 +98,8 @@ def listwise_softmax(scores: Tensor, labels: Tensor, list_mask: Tensor | None = 
     than others.
     """
     scores, labels, real = _lists(scores, labels, list_mask)
-    _check_rows((labels >= 0).all(dim=1), "have a negative label", "graded relevances >= 0")
-    _check_rows((labels > 0).any(dim=1), "hold no relevant passage", "at least one label above 0 in every list")
+    check_rows((labels >= 0).all(dim=1), "have a negative label", "graded relevances >= 0")
+    check_rows((labels > 0).any(dim=1), "hold no relevant passage", "at least one label above 0 in every list")
     log_chances = scores.masked_fill(~real, float("-inf")).log_softmax(dim=1).masked_fill(~real, 0)
     return -(labels / labels.sum(dim=1, keepdim=True) * log_chances).sum(dim=1).mean()
 

@@ -2,8 +2,8 @@
 
 A mask is a predicate `(batch, head, q, kv) -> bool`: may the token at position `q` read the token at position `kv`?
 The four arguments are integers or tensors that broadcast; positions count the real tokens of a row from 0, so a mask
-means the same under left padding, right padding and no padding at all. Predicates compose (`and_masks`, `or_masks`),
-and one definition draws the figure, drives the model and feeds the test.
+means the same under left padding, right padding and no padding at all. Predicates compose (`and_masks`, `or_masks`,
+`not_mask`), and one definition draws the figure, drives the model and feeds the test.
 """
 
 from __future__ import annotations
@@ -63,6 +63,11 @@ def and_masks(*masks: Mask) -> Mask:
 def or_masks(*masks: Mask) -> Mask:
     """A token may look where at least one of `masks` lets it."""
     return lambda *at: reduce(torch.logical_or, (mask(*at) for mask in masks))
+
+
+def not_mask(mask: Mask) -> Mask:
+    """A token may look exactly where `mask` does not let it."""
+    return lambda *at: torch.logical_not(mask(*at))
 
 
 SIMPLE: dict[str, Mask] = {"bidirectional": bidirectional, "causal": causal}

@@ -26,6 +26,7 @@ from gemma_encoder.loading import load_adapted, load_decoder
 from gemma_encoder.losses import ranking_loss
 from gemma_encoder.masks import Mask, layer_masks
 from gemma_encoder.pooling import get_pooler, parse_pooling
+from gemma_encoder.rows import check_rows
 
 
 class GemmaEncoderConfig(PreTrainedConfig):
@@ -96,6 +97,8 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
 
         decoder: a checkpoint folder or hub name (safetensors; no remote code), or a loaded model of a supported
             family, whose modules are taken over, not copied.
+        dtype: of all weights; those of a loaded model are converted too, in place.
+        dtype: of all weights; those of a loaded model are converted too, in place.
         settings: fields of GemmaEncoderConfig, and `num_labels` (1 means regression).
         Raises InputError for an unsupported family, an unknown setting, or a checkpoint without all its weights.
         """
@@ -150,14 +153,12 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         """Encode `input_ids (batch, seq)`; `attention_mask (batch, seq)` is nonzero where a slot holds a token.
 
         With `output_attentions`, `attentions[l]` has shape `(batch, head, width, width)` over the tokens of each row
-        in order, whatever the padding side; width is the longest row.
+        in order, whatever the padding, and 0 beyond a row's last token; width is the longest row.
         """
         real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         if real.shape != input_ids.shape:
             raise InputError(f"attention_mask of shape {tuple(real.shape)}; valid: {tuple(input_ids.shape)}")
-        empty = (~real.any(dim=1)).nonzero().flatten()
-        if len(empty):
-            raise InputError(f"rows {empty.tolist()} hold no token; valid: at least one token per row")
+        check_rows(real.any(dim=1), "hold no token", "at least one token per row")
         unpadded = self.config.unpadded
         visibility = look(real, self.masks, self.backbone.dtype, unpadded, return_weights=output_attentions)
         output = self.backbone(
@@ -170,7 +171,8 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         )
         states = self._to_slots(output.last_hidden_state, real)
         hidden = output.hidden_states and tuple(self._to_slots(state, real) for state in output.hidden_states)
-        return BaseModelOutputWithPooling(states, self.pool(states, real), hidden, output.attentions)
+        attentions = output.attentions and tuple(self._to_tokens(weights, real) for weights in output.attentions)
+        return BaseModelOutputWithPooling(states, self.pool(states, real), hidden, attentions)
 
     def _to_slots(self, states: Tensor, real: Tensor) -> Tensor:
         """`(1, tokens, dim)` packed, or `(batch, seq, dim)` padded -> `(batch, seq, dim)` with zeros at pads."""
@@ -179,6 +181,18 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         slots = real.flatten().nonzero().flatten()
         grid = states.new_zeros(real.numel(), states.shape[-1])
         return grid.index_copy(0, slots, states[0]).unflatten(0, real.shape)
+
+    def _to_tokens(self, weights: Tensor, real: Tensor) -> Tensor:
+        """Attention weights over the tokens of each row, in order: `(batch, head, width, width)`, 0 beyond the last.
+
+        A batch that travelled padded has them over its slots, `(batch, head, seq, seq)`.
+        """
+        lengths = real.sum(dim=1)
+        width = int(lengths.max())
+        if not self.config.unpadded:
+            order = real.int().argsort(dim=1, descending=True, stable=True)[:, None, :width]
+            weights = weights.take_along_dim(order[..., None], dim=2).take_along_dim(order[:, :, None], dim=3)
+        return weights * (torch.arange(width, device=real.device) < lengths[:, None])[:, None, :, None]
 
 
 def encoder_of(model: GemmaEncoderPreTrainedModel) -> GemmaEncoder:

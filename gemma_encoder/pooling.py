@@ -15,15 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from gemma_encoder.errors import InputError, check_choice
+from gemma_encoder.rows import check_rows
 
 Pooler = Callable[[Tensor, Tensor], Tensor]
 
 
 def _average(hidden: Tensor, chosen: Tensor) -> Tensor:
     """Mean of `hidden (batch, seq, dim)` over the slots where `chosen (batch, seq)` is True."""
-    empty = (~chosen.any(dim=1)).nonzero().flatten()
-    if len(empty):
-        raise InputError(f"rows {empty.tolist()} hold no token to pool; valid: at least one token per row")
+    check_rows(chosen.any(dim=1), "hold no token to pool", "at least one token per row")
     # masked_fill, not multiplication: a slot without a token may hold NaN, and NaN * 0 is NaN
     # summed in float32 at least: in float16 the sum of a long row overflows where its mean does not
     total = hidden.masked_fill(~chosen[..., None], 0).sum(dim=1, dtype=torch.promote_types(hidden.dtype, torch.float32))
@@ -52,9 +51,7 @@ def last(hidden: Tensor, mask: Tensor, k: int = 1) -> Tensor:
 
 def _at_least(mask: Tensor, k: int) -> Tensor:
     real = mask.bool()
-    short = (real.sum(dim=1) < k).nonzero().flatten()
-    if len(short):
-        raise InputError(f"rows {short.tolist()} hold fewer than {k} tokens; valid: longer rows, or a smaller k")
+    check_rows(real.sum(dim=1) >= k, f"hold fewer than {k} tokens", "longer rows, or a smaller k")
     return real
 
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from gemma_encoder.attention import encoder_attention, look
 from gemma_encoder.families import SOFTCAP, attention_modules, ffn_modules, layer_windows
 from gemma_encoder.inference import evaluating
-from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel, encoder_of
+from gemma_encoder.masks import SIZED
+from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel, encoder_of, planned_masks
 from gemma_encoder.pooling import parse_pooling
 from gemma_encoder.verify import PADDINGS, PROBE_TOKENS, VisibilityError, check_padding
 
@@ -48,6 +49,7 @@ def verify(model: GemmaEncoderPreTrainedModel) -> list[Proof]:
         torch.manual_seed(0)
         return [
             *(_visibility(model, padding) for padding in PADDINGS),
+            *(_edges(encoder, width) for width in _widths(encoder) if width + 2 > LONGEST_PROBE),
             *(_pads(encoder, side) for side in ("right", "left")),
             _batch_invariance(encoder),
             *_dropout(encoder),
@@ -67,19 +69,47 @@ def as_table(proofs: list[Proof]) -> str:
 
 
 def _visibility(model: GemmaEncoderPreTrainedModel, padding: str) -> Proof:
-    config = encoder_of(model).config
-    asked = config.attention
-    tokens = PROBE_TOKENS
-    if config.local_layers == "keep":
-        widths = {width for width in layer_windows(config.decoder) if width}
-        tokens = max([tokens, *(width + 2 for width in widths if width + 2 <= LONGEST_PROBE)])
-        beyond = sorted(width for width in widths if width > tokens)
-        asked += "".join(f" (a window of {width} is wider than the probe)" for width in beyond)
+    encoder = encoder_of(model)
+    asked = encoder.config.attention
+    tokens = max(PROBE_TOKENS, *(width + 2 for width in _widths(encoder) if width + 2 <= LONGEST_PROBE), 0)
     try:
         measured = f"as asked, {check_padding(model, padding, tokens).numel()} entries"
         return Proof(f"what {tokens} tokens see, padding {padding!r}", asked, measured, True)
     except VisibilityError as error:
         return Proof(f"what {tokens} tokens see, padding {padding!r}", asked, str(error), False)
+
+
+def _widths(encoder: GemmaEncoder) -> list[int]:
+    """The widths of all windows and prefixes that the settings ask for."""
+    config = encoder.config
+    kind, _, size = config.attention.partition("-")
+    windows = layer_windows(config.decoder) if config.local_layers == "keep" else []
+    return sorted({width for width in windows if width} | ({int(size)} if kind in SIZED else set()))
+
+
+def _edges(encoder: GemmaEncoder, width: int) -> Proof:
+    """Both edges of a width that is beyond the probe of all tokens, through the attention function that runs.
+
+    With equal scores, and as values one column for each key next to an edge, an output is 0 where its key is not read.
+    """
+    what, positions = f"edges of a width of {width}", encoder.config.decoder.max_position_embeddings
+    if width >= positions:
+        return Proof(what, "none in reach", f"not measured: the model reads {positions} tokens", True)
+    tokens = torch.arange(width + 1, device=encoder.device)
+    keys, zeros = (
+        tokens[[0, 1, width - 1, width]],
+        torch.zeros(1, 1, width + 1, 4, dtype=encoder.dtype).to(tokens.device),
+    )
+    columns = (tokens[:, None] == keys).to(zeros).expand_as(zeros)
+    visibility = look(torch.ones_like(tokens)[None].bool(), encoder.masks, encoder.dtype, encoder.config.unpadded)
+    wrong = 0
+    with evaluating(encoder):
+        for module, mask in zip(attention_modules(encoder.backbone), planned_masks(encoder.config), strict=True):
+            softcap = getattr(module, SOFTCAP, None)
+            read = encoder_attention(module, zeros, zeros, columns, None, 1.0, softcap, visibility)[0][0, :, 0] != 0
+            wrong += int((read != mask(0 * keys, 0 * keys, tokens[:, None], keys)).sum())
+    asked = f"{len(encoder.masks)} layers, {len(keys)} keys, {len(tokens)} tokens"
+    return Proof(what, asked, f"{wrong} entries differ" if wrong else "as asked", not wrong)
 
 
 def _batch(encoder: GemmaEncoder, lengths: list[int], side: str = "right") -> tuple[Tensor, Tensor]:

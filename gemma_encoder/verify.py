@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gemma_encoder.errors import check_choice
+from gemma_encoder.families import layers
 from gemma_encoder.inference import evaluating
 from gemma_encoder.masks import reach, square
 from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel, encoder_of, planned_masks
@@ -89,7 +90,7 @@ def layer_matrix(model: GemmaEncoderPreTrainedModel, ids: Tensor, padding: str =
     where = slice(0, len(ids)) if encoder.config.unpadded else where  # a packed batch starts with the first row
     hooks = [
         layer.register_forward_pre_hook(lambda *call: calls.append(call), with_kwargs=True)
-        for layer in encoder.backbone.layers
+        for layer in layers(encoder.backbone)
     ]
     with evaluating(model):
         try:

@@ -161,13 +161,20 @@ def test_a_window_narrower_than_the_rows_changes_the_states(both_paths, make_bat
         assert (states[0] - states[1]).abs().max() > 1e-2
 
 
-def test_compiled_equals_eager(both_paths, make_batch):
-    model, (ids, mask) = both_paths("llama", num_hidden_layers=1)[0], make_batch([5, 2, 7])
-    compiled = torch.compile(model, backend="eager")  # what torch traces; the code it generates is torch's own matter
-    plain, fast = (run(ids, mask, torch.tensor([0, 1, 2])) for run in (model, compiled))
-    torch.testing.assert_close(fast.logits, plain.logits, atol=1e-6, rtol=0)
-    gradients = [torch.autograd.grad(output.loss, list(model.parameters())) for output in (plain, fast)]
-    torch.testing.assert_close(*gradients, atol=1e-6, rtol=0)
+def test_compiled_equals_eager_and_new_lengths_need_no_new_compilation(both_paths, make_batch):
+    model, counts = both_paths(num_hidden_layers=2)[0], []  # a local layer and a global one, with a soft-cap
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    # what torch traces, backward included; the code that its default backend generates is torch's own matter
+    compiled = torch.compile(model, backend="aot_eager", dynamic=True)
+    for lengths in ([5, 2, 7], [9, 1, 4], [6, 6, 3]):
+        ids, mask = make_batch(lengths)
+        plain, fast = (run(ids, mask, torch.tensor([0, 1, 2])) for run in (model, compiled))
+        torch.testing.assert_close(fast.logits, plain.logits, atol=1e-6, rtol=0)
+        gradients = [torch.autograd.grad(output.loss, list(model.parameters())) for output in (plain, fast)]
+        torch.testing.assert_close(*gradients, atol=1e-6, rtol=0)
+        counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert counts[0] == counts[-1] > 0
 
 
 @given(
@@ -220,12 +227,17 @@ def test_an_adapted_decoder_called_outside_of_its_encoder_raises(tiny_decoder, m
         backbone(make_batch([4])[0])
 
 
-def test_weights_are_returned_only_when_asked_for(tiny_decoder, make_batch):
-    model = GemmaEncoder.from_decoder(tiny_decoder("llama")).eval()
-    ids, mask = make_batch([3, 6], "left")
-    plain, open_ = model(ids, mask), model(ids, mask, output_attentions=True)
-    torch.testing.assert_close(open_.last_hidden_state, plain.last_hidden_state)
-    assert [layer.shape for layer in open_.attentions] == [(2, 4, 6, 6)] * 4
-    for layer in open_.attentions:
-        torch.testing.assert_close(layer[0, :, :3].sum(-1), torch.ones(4, 3))
-        assert (layer[0, :, :3, 3:] == 0).all()
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_weights_are_over_the_tokens_of_each_row_on_every_path(both_paths, make_batch, side):
+    ids, mask = make_batch([3, 6], side, spare=2)
+    for model in both_paths("llama"):
+        encoder = model.encoder
+        plain, open_ = encoder(ids, mask), encoder(ids, mask, output_attentions=True)
+        assert plain.attentions is None
+        torch.testing.assert_close(open_.last_hidden_state, plain.last_hidden_state)
+        assert [layer.shape for layer in open_.attentions] == [(2, 4, 6, 6)] * 4
+        alone = encoder(ids[:1][mask[:1].bool()][None], output_attentions=True).attentions
+        for layer, expected in zip(open_.attentions, alone, strict=True):
+            torch.testing.assert_close(layer[:1, :, :3, :3], expected)
+            torch.testing.assert_close(layer[1].sum(-1), torch.ones(4, 6))
+            assert (layer[0, :, 3:] == 0).all() and (layer[0, :, :, 3:] == 0).all()

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from torch import nn
@@ -154,6 +155,25 @@ def test_a_merged_adapter_is_a_plain_model_of_the_same_answers(decoder, tokenize
     merged.save_pretrained(tmp_path)
     loaded = GemmaEncoderForSequenceClassification.from_pretrained(tmp_path)
     assert torch.equal(predict(loaded, tokenizer, TEXTS), predict(merged, tokenizer, TEXTS))
+
+
+def test_a_merge_says_by_how_much_answers_move(decoder, capsys, monkeypatch):
+    merge_lora(with_adapter(decoder()))
+    said = capsys.readouterr().out
+    assert "merged in float32, kept in float32" in said
+    assert float(said.rsplit(" ", 1)[1]) < 1e-5
+    model = with_adapter(decoder())
+    monkeypatch.setattr(model.base_model, "merge_and_unload", model.base_model.unload)  # the adapter is lost
+    merge_lora(model)
+    assert float(capsys.readouterr().out.rsplit(" ", 1)[1]) > 1e-3
+
+
+def test_a_task_type_of_peft_is_refused_because_it_would_lose_the_head(decoder):
+    plain = adapted(GemmaEncoderForSequenceClassification, decoder())
+    model = get_peft_model(plain, LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"]))
+    assert not any("head" in name for name, value in model.named_parameters() if value.requires_grad)
+    with pytest.raises(InputError, match=r"use gemma_encoder\.lora\.add_lora"):
+        model(input_ids=torch.tensor([[5, 6, 7]]), labels=torch.tensor([1]))
 
 
 def test_a_merge_in_bfloat16_rounds_once(decoder):
