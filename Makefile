@@ -19,11 +19,12 @@ reproduce: setup
 
 test: setup lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
-	PYTHONPATH=$(CURDIR)/tests/offline HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 900 notebooks
+	$(BIN)/python tests/quick_notebooks.py reports/quick
+	PYTHONPATH=$(CURDIR)/tests/offline HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 900 reports/quick
 
 lint: setup
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
 
 clean:
-	rm -rf $(VENV) reports/tiny reports/runs
+	rm -rf $(VENV) reports/tiny reports/runs reports/quick

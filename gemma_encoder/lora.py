@@ -99,7 +99,7 @@ def load_lora(folder: str | Path, decoder: str | Path | PreTrainedModel, trainab
 def merge_lora(model: PeftModel) -> GemmaEncoderPreTrainedModel:
     """The plain model with the adapter added to its weights: summed in float32, then rounded once to their type.
 
-    Prints by how much the vectors of a fixed batch move, relative to the largest value: rounding, and nothing else.
+    Prints by how much the vector of a fixed row moves, relative to the largest value: rounding, and nothing else.
     """
     dtype, before = model.get_base_model().dtype, _vectors(model.get_base_model())
     for parameter in model.parameters():
@@ -109,14 +109,14 @@ def merge_lora(model: PeftModel) -> GemmaEncoderPreTrainedModel:
         parameter.data = parameter.data.to(dtype)
     gap = (_vectors(merged) - before).abs().max() / before.abs().max()
     print(
-        f"merged in float32, kept in {str(dtype).removeprefix('torch.')}: vectors of a fixed batch moved by {gap:.1e}"
+        f"merged in float32, kept in {str(dtype).removeprefix('torch.')}: the vector of a fixed row moved by {gap:.1e}"
     )
     return merged
 
 
 def _vectors(model: GemmaEncoderPreTrainedModel) -> torch.Tensor:
-    """Pooled vectors of a batch that is the same for every model of one vocabulary: `(4, dim)`, float32."""
+    """Pooled vector of a row that is the same for every model of one vocabulary: `(1, dim)`, float32."""
     encoder = encoder_of(model)
-    ids = torch.arange(64, device=model.device).view(4, 16) * 7 % encoder.config.decoder.vocab_size
+    ids = torch.arange(64, device=model.device)[None] * 7 % encoder.config.decoder.vocab_size
     with evaluating(model):
         return encoder(ids).pooler_output.float()

@@ -45,9 +45,9 @@ def window(width: int) -> Mask:
 
 
 def prefix(width: int) -> Mask:
-    """`kv <= q or max(q, kv) < width`: bidirectional among the first `width` tokens, causal after them (prefix LM)."""
+    """`kv <= q or kv < width`: bidirectional among the first `width` tokens, causal after them (prefix LM)."""
     _check_width("prefix", width)
-    return lambda batch, head, q, kv: (kv <= q) | ((q < width) & (kv < width))
+    return lambda batch, head, q, kv: (kv <= q) | (kv < width)
 
 
 def keys_below(lengths: Tensor) -> Mask:

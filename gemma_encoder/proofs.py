@@ -71,7 +71,7 @@ def as_table(proofs: list[Proof]) -> str:
 def _visibility(model: GemmaEncoderPreTrainedModel, padding: str) -> Proof:
     encoder = encoder_of(model)
     asked = encoder.config.attention
-    tokens = max(PROBE_TOKENS, *(width + 2 for width in _widths(encoder) if width + 2 <= LONGEST_PROBE), 0)
+    tokens = max([PROBE_TOKENS, *(width + 2 for width in _widths(encoder) if width + 2 <= LONGEST_PROBE)])
     try:
         measured = f"as asked, {check_padding(model, padding, tokens).numel()} entries"
         return Proof(f"what {tokens} tokens see, padding {padding!r}", asked, measured, True)
@@ -96,10 +96,8 @@ def _edges(encoder: GemmaEncoder, width: int) -> Proof:
     if width >= positions:
         return Proof(what, "none in reach", f"not measured: the model reads {positions} tokens", True)
     tokens = torch.arange(width + 1, device=encoder.device)
-    keys, zeros = (
-        tokens[[0, 1, width - 1, width]],
-        torch.zeros(1, 1, width + 1, 4, dtype=encoder.dtype).to(tokens.device),
-    )
+    keys = tokens[[0, 1, width - 1, width]]
+    zeros = torch.zeros(1, 1, len(tokens), len(keys), dtype=encoder.dtype, device=encoder.device)
     columns = (tokens[:, None] == keys).to(zeros).expand_as(zeros)
     visibility = look(torch.ones_like(tokens)[None].bool(), encoder.masks, encoder.dtype, encoder.config.unpadded)
     wrong = 0

@@ -64,6 +64,12 @@ def test_scores_are_averaged_over_tasks_within_a_seed(asked):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("seeds", "said"), [([1, 2], True), ([8, 9], False)], ids=["15 points", "85 points"])
+def test_a_task_on_which_nothing_was_learnt_is_named(asked, capsys, seeds, said):
+    ablation.display_scores(ablation.run_variants(VARIANTS, ["rte"], seeds), "builtin")
+    assert ("no variant gets above what needs no model on RTE" in capsys.readouterr().out) == said
+
+
 def test_tables_name_tasks_floors_and_protocol_and_no_path(asked, capsys):
     runs = ablation.run_variants(VARIANTS, ["rte"], [1, 2], model="/somewhere/of/mine/", learning_rate=0.002)
     ablation.display_scores(runs, "builtin")

@@ -1,6 +1,8 @@
 """Attention without padding is the same mathematics: states, loss and every gradient, and rows never mix."""
 
+import functools
 import math
+import shutil
 
 import pytest
 import torch
@@ -9,8 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+import gemma_encoder.attention as attention_module
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
-from gemma_encoder.attention import formula, look
+from gemma_encoder.attention import formula, look, path
 from gemma_encoder.families import FAMILIES
 from gemma_encoder.masks import and_masks, bidirectional, causal, window
 
@@ -82,6 +85,22 @@ def test_unpadded_equals_padded_in_every_family(both_paths, make_batch, family, 
     assert_same(step(unpadded, *batch), step(padded, *batch))
 
 
+@pytest.mark.parametrize("attention", ["bidirectional-last-2", "causal-last-1", "prefix-3", "window-3"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_unpadded_equals_padded_under_every_plan_and_with_checkpointing(
+    both_paths, make_batch, attention, checkpointing
+):
+    unpadded, padded = both_paths(attention=attention)
+    batch = make_batch([9, 1, 12, 5], "left")
+    there = step(padded, *batch)
+    if checkpointing:
+        unpadded.train().activation_checkpointing_enable()
+        for module in unpadded.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+    assert_same(step(unpadded, *batch), there)
+
+
 @settings(max_examples=15)
 @given(
     lengths=st.lists(st.integers(1, 10), min_size=1, max_size=5),
@@ -103,6 +122,7 @@ def test_bfloat16_paths_agree_and_stay_near_float32(both_paths, make_batch, fami
         assert unpadded[name].dtype == (torch.float32 if name == "loss" else torch.bfloat16)
         # measured: at most 0.04 for what goes forward and 0.14 for a gradient, the same on either path
         allowed = 0.07 if name in ("logits", "states", "loss") else 0.25
+        assert unpadded[name].isfinite().all(), name
         assert (unpadded[name].float() - value).norm() <= allowed * value.norm(), name
         assert (unpadded[name] - padded[name]).norm() <= 0.02 * value.norm(), name
 
@@ -161,20 +181,63 @@ def test_a_window_narrower_than_the_rows_changes_the_states(both_paths, make_bat
         assert (states[0] - states[1]).abs().max() > 1e-2
 
 
-def test_compiled_equals_eager_and_new_lengths_need_no_new_compilation(both_paths, make_batch):
-    model, counts = both_paths(num_hidden_layers=2)[0], []  # a local layer and a global one, with a soft-cap
+def test_compiled_equals_eager_and_new_lengths_compile_nothing(both_paths, make_batch):
+    """With the code that torch generates, where a C++ compiler is there; else with all but that code."""
+    backend = "inductor" if any(map(shutil.which, ("c++", "g++", "clang++"))) else "aot_eager"
+    print(f"torch.compile with {backend}")
+    model = both_paths("gemma2", num_hidden_layers=1)[0]  # soft-cap and window
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    # what torch traces, backward included; the code that its default backend generates is torch's own matter
-    compiled = torch.compile(model, backend="aot_eager", dynamic=True)
-    for lengths in ([5, 2, 7], [9, 1, 4], [6, 6, 3]):
-        ids, mask = make_batch(lengths)
-        plain, fast = (run(ids, mask, torch.tensor([0, 1, 2])) for run in (model, compiled))
+    compiled, graphs = torch.compile(model, backend=backend, dynamic=True), []
+    for lengths in ([5, 2, 7], [9, 1, 4], [3, 3, 2], [8, 11, 5]):
+        plain, fast = (run(*make_batch(lengths), torch.tensor([0, 1, 2])) for run in (model, compiled))
         torch.testing.assert_close(fast.logits, plain.logits, atol=1e-6, rtol=0)
+        torch.testing.assert_close(fast.loss, plain.loss, atol=1e-6, rtol=0)
         gradients = [torch.autograd.grad(output.loss, list(model.parameters())) for output in (plain, fast)]
         torch.testing.assert_close(*gradients, atol=1e-6, rtol=0)
-        counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-    assert counts[0] == counts[-1] > 0
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs[0] > 0 and len(set(graphs)) == 1, graphs
+
+
+@pytest.mark.parametrize("family", ["gemma2", "llama"])
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+@pytest.mark.parametrize("return_weights", [False, True])
+@pytest.mark.parametrize("unpadded", [True, False])
+def test_what_runs_is_what_the_table_says(
+    tiny_decoder, make_batch, monkeypatch, family, rate, return_weights, unpadded
+):
+    ran = []
+    for name, owner, function in (("formula", attention_module, formula), ("sdpa", F, F.scaled_dot_product_attention)):
+        spy = functools.partial(lambda name, function, *args, **kw: ran.append(name) or function(*args, **kw), name)
+        monkeypatch.setattr(owner, function.__name__, functools.partial(spy, function))
+    model = GemmaEncoder.from_decoder(tiny_decoder(family), attention_dropout=rate, unpadded=unpadded).train()
+    model(*make_batch([5, 3]), output_attentions=return_weights)
+    softcap = model.config.decoder.attn_logit_softcapping if family == "gemma2" else None
+    assert set(ran) == {"formula" if return_weights else path(softcap).split()[0]}
+    assert path(softcap) == ("formula (soft-cap 2)" if family == "gemma2" else "sdpa")
+    assert len(ran) == 4, "one call a layer"
+
+
+@pytest.mark.parametrize("attention", ["bidirectional", "causal", "bidirectional-last-2", "prefix-3"])
+def test_both_ways_of_computing_give_the_same_states_and_gradients(tiny_decoder, make_batch, attention):
+    """Asking for the weights takes the plain formula where sdpa would run; windows and packing included."""
+    model = GemmaEncoder.from_decoder(tiny_decoder("mistral"), attention=attention).eval()
+    batch = make_batch([9, 1, 6], "left")
+    states = [model(*batch, output_attentions=weights).last_hidden_state for weights in (False, True)]
+    torch.testing.assert_close(*states, atol=1e-5, rtol=1e-5)
+    gradients = [torch.autograd.grad(state.pow(3).sum(), list(model.parameters())) for state in states]
+    torch.testing.assert_close(*gradients, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here; the same is proven on the CPU")
+@pytest.mark.parametrize("family", ["gemma2", "llama"])
+def test_on_a_gpu_unpadded_equals_padded_and_the_cpu(both_paths, make_batch, family):
+    batch = make_batch([9, 1, 5, 12])
+    exact = step(both_paths(family)[0], *batch)
+    there = [step(model.cuda(), *(part.cuda() for part in batch)) for model in both_paths(family)]
+    there = [{name: value.cpu() for name, value in one.items()} for one in there]
+    assert_same(*there)
+    assert_same(there[0], exact, tolerance=1e-3)
 
 
 @given(

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -68,6 +69,35 @@ def test_a_text_classification_pipeline_equals_predict(decoder, tokenizer, tmp_p
         for row, answers in zip(chances, found, strict=True):
             scores = {answer["label"]: answer["score"] for answer in answers}
             assert [scores[name] for name in names.values()] == pytest.approx(row.tolist(), abs=1e-5)
+
+
+def test_a_pipeline_that_puts_two_bos_into_a_pair_is_refused(decoder, tokenizer):
+    model = adapted(GemmaEncoderForSequenceClassification, decoder())
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
+    assert classify({"text": "Yes"})["label"] == f"LABEL_{predict(model, tokenizer, ['Yes']).argmax()}"
+    with pytest.raises(InputError, match=r"rows \[0\] hold more than one BOS; valid: one, as predict\(\) puts it"):
+        classify({"text": PAIRS[0][0], "text_pair": PAIRS[0][1]})
+    assert predict(model, tokenizer, PAIRS).shape == (3, 2)
+    ids, mask = torch.tensor([[9, 2, 2, 7], [2, 9, 8, 2]]), torch.tensor([[0, 1, 1, 1], [1, 1, 1, 0]])
+    with pytest.raises(InputError, match=r"rows \[0\] hold more than one BOS"):
+        model(ids, mask)
+
+
+def test_a_step_under_accelerate_is_the_plain_step(decoder, make_batch):
+    batch, labels, updates = make_batch([7, 4, 1]), torch.tensor([0, 1, 2]), []
+    for accelerator in (None, Accelerator(cpu=True)):
+        model = adapted(GemmaEncoderForSequenceClassification, decoder(), num_labels=3).train()
+        optimizer, before = torch.optim.SGD(model.parameters(), lr=0.1), weights_of(model)
+        if accelerator:
+            model, optimizer = accelerator.prepare(model, optimizer)
+        torch.manual_seed(4)
+        loss = model(*batch, labels).loss
+        accelerator.backward(loss) if accelerator else loss.backward()
+        optimizer.step()
+        plain = accelerator.unwrap_model(model) if accelerator else model
+        updates.append({name: value - before[name] for name, value in weights_of(plain).items()})
+    assert max(update.abs().max().item() for update in updates[0].values()) > 1e-3
+    torch.testing.assert_close(updates[0], updates[1], atol=0, rtol=0)
 
 
 def test_return_dict_gives_a_tuple_of_the_same(decoder, make_batch):

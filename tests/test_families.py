@@ -1,8 +1,13 @@
 """Every family: adapted, measured, trained, saved and loaded; what cannot be adapted is refused by name."""
 
+import ast
+from importlib import import_module
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import (
+    AttentionInterface,
     AutoModelForCausalLM,
     BertConfig,
     BertModel,
@@ -14,9 +19,20 @@ from transformers import (
     T5EncoderModel,
 )
 
+import gemma_encoder
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification, check_visibility
+from gemma_encoder.attention import IMPLEMENTATION, encoder_attention
 from gemma_encoder.errors import InputError
-from gemma_encoder.families import FAMILIES, attention_modules, check_family, ffn_modules, layer_windows
+from gemma_encoder.families import (
+    FAMILIES,
+    SOFTCAP,
+    attention_modules,
+    check_family,
+    ffn_modules,
+    layer_index,
+    layer_windows,
+    layers,
+)
 from gemma_encoder.masks import reach
 
 every_family = pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -56,7 +72,7 @@ def test_three_steps_train_every_weight_and_a_reload_is_equal(tiny_decoder, make
         model = GemmaEncoderForSequenceClassification.from_pretrained(tmp_path / str(cycle)).eval()
         assert torch.equal(model(*batch).logits, logits)
         assert layer_windows(model.config.decoder) == layer_windows(tiny_decoder(family).config)
-    check_visibility(model)
+        check_visibility(model)
 
 
 @every_family
@@ -94,8 +110,97 @@ def test_layer_windows_are_those_of_the_decoder(tiny_config, family, windows):
 @every_family
 def test_every_layer_has_one_attention_and_one_feed_forward_module(tiny_decoder, family):
     backbone = tiny_decoder(family)
-    assert [module.layer_idx for module in attention_modules(backbone)] == [0, 1, 2, 3]
+    assert [layer_index(module) for module in attention_modules(backbone)] == [0, 1, 2, 3]
     assert len({id(module) for module in ffn_modules(backbone)}) == 4
+
+
+# what we rely on inside transformers: where a name goes or changes, the test of that name fails
+
+IMPORTED = {
+    "attention": ["AttentionInterface"],
+    "dropout": ["PreTrainedModel"],
+    "export": ["PreTrainedTokenizerBase"],
+    "families": ["PreTrainedConfig", "PreTrainedModel"],
+    "heads": [
+        "AutoModelForMultipleChoice", "AutoModelForSequenceClassification", "AutoModelForTokenClassification",
+        "PreTrainedModel", "modeling_outputs.MultipleChoiceModelOutput", "modeling_outputs.SequenceClassifierOutput",
+        "modeling_outputs.TokenClassifierOutput", "utils.can_return_tuple",
+    ],
+    "inference": ["PreTrainedTokenizerBase"],
+    "loading": [
+        "AutoConfig", "AutoModel", "AutoTokenizer", "PreTrainedConfig", "PreTrainedModel", "PreTrainedTokenizerBase",
+        "utils.logging",
+    ],
+    "lora": ["PreTrainedModel"],
+    "model": [
+        "AutoConfig", "AutoModel", "PreTrainedConfig", "PreTrainedModel", "configuration_utils.SubConfigSpec",
+        "modeling_outputs.BaseModelOutputWithPooling", "utils.can_return_tuple",
+    ],
+    "tokens": ["PreTrainedTokenizerBase"],
+}  # fmt: skip
+CONFIG = (
+    "hidden_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "vocab_size",
+    "use_cache",
+)
+MEMBERS = {
+    "AttentionInterface": ["register"],
+    "PreTrainedModel": ["base_model", "get_input_embeddings", "post_init", "set_attn_implementation", "_init_weights"],
+    "utils.logging": ["disable_progress_bar", "get_verbosity", "set_verbosity", "set_verbosity_error"],
+}
+
+
+def upstream(name):
+    """The object called `name` in transformers."""
+    *module, last = name.split(".")
+    return getattr(import_module(".".join(["transformers", *module])), last)
+
+
+@pytest.mark.parametrize("name", sorted({name for names in IMPORTED.values() for name in names}))
+def test_a_name_that_we_import_is_there(name):
+    assert [member for member in MEMBERS.get(name, ()) if not hasattr(upstream(name), member)] == []
+
+
+def test_the_method_imports_from_transformers_what_is_listed_and_no_more():
+    found = {}
+    for path in Path(gemma_encoder.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "transformers":
+                module = node.module.removeprefix("transformers").removeprefix(".")
+                names = [f"{module}.{alias.name}" if module else alias.name for alias in node.names]
+                found[path.stem] = sorted(found.get(path.stem, []) + names)
+            assert not (
+                isinstance(node, ast.Import) and any(alias.name.startswith("transformers") for alias in node.names)
+            )
+    assert found == {module: sorted(names) for module, names in IMPORTED.items()}
+
+
+@every_family
+@pytest.mark.parametrize("name", CONFIG)
+def test_a_setting_that_we_read_is_there(tiny_config, family, name):
+    assert hasattr(tiny_config(family), name)
+
+
+@every_family
+def test_attention_is_called_with_what_we_need(tiny_decoder, make_batch, monkeypatch, family):
+    """Every layer hands through `visibility` and `scaling`, Gemma 2 its `softcap`, and gets our output back."""
+    calls, model = [], GemmaEncoder.from_decoder(tiny_decoder(family)).eval()
+
+    def spy(module, query, key, value, attention_mask, scaling, **rest):
+        calls.append({name for name, setting in rest.items() if setting is not None} | {"scaling"})
+        return encoder_attention(module, query, key, value, attention_mask, scaling, **rest)
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, IMPLEMENTATION, spy)
+    model(*make_batch(LENGTHS))
+    needed = {"scaling", "visibility"} | ({"softcap"} if family == "gemma2" else set())
+    assert len(calls) == len(layers(model.backbone)) == 4
+    assert all(needed <= call for call in calls)
+    if family == "gemma2":
+        assert {getattr(module, SOFTCAP) for module in attention_modules(model.backbone)} == {2.0}
+        assert getattr(model.config.decoder, SOFTCAP) == 2.0
 
 
 SMALL = {"vocab_size": 97, "num_hidden_layers": 1, "hidden_size": 32}

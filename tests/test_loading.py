@@ -10,10 +10,11 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
 from gemma_encoder.errors import InputError
+from gemma_encoder.families import ffn_modules
 from gemma_encoder.hub import reachable
 from gemma_encoder.loading import load_decoder, load_tokenizer, model_digest
 
@@ -153,6 +154,30 @@ def test_a_decoder_is_not_an_adapted_checkpoint_and_the_other_way_round(folder, 
         GemmaEncoderForSequenceClassification.from_pretrained(folder)
     GemmaEncoder.from_decoder(folder).save_pretrained(tmp_path / "adapted")
     assert "cannot adapt a 'gemma_encoder' model" in refused(tmp_path / "adapted")
+
+
+@pytest.mark.parametrize("kind", [GemmaEncoderForSequenceClassification, AutoModelForSequenceClassification])
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"attention": "causal"}, r"is adapted with attention 'bidirectional', not 'causal'; valid: 'bidirectional'"),
+        ({"pooling": "last"}, "is adapted with pooling 'mean', not 'last'"),
+        ({"local_layers": "open"}, "is adapted with local_layers 'keep', not 'open'"),
+        ({"num_labels": 5}, "is adapted with num_labels 2, not 5"),
+    ],
+)
+def test_another_adaptation_than_that_of_the_checkpoint_is_refused(tiny_decoder, tmp_path, kind, settings, says):
+    GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder()).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=says):
+        kind.from_pretrained(tmp_path, **settings)
+
+
+@pytest.mark.parametrize("kind", [GemmaEncoderForSequenceClassification, AutoModelForSequenceClassification])
+def test_how_a_checkpoint_runs_and_trains_may_be_asked_for_anew(tiny_decoder, tmp_path, kind):
+    GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder()).save_pretrained(tmp_path)
+    model = kind.from_pretrained(tmp_path, attention="bidirectional", ffn_dropout=0.4, unpadded=False)
+    assert (model.config.ffn_dropout, model.config.unpadded) == (0.4, False)
+    assert {ffn.output_dropout.p for ffn in ffn_modules(model.encoder.backbone)} == {0.4}
 
 
 def test_a_folder_without_tokenizer_gets_none_made_up(folder):

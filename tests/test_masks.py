@@ -28,6 +28,10 @@ FULL = "xxxx  xxxx  xxxx  xxxx"
         (masks.window(2), "xx..  xxx.  .xxx  ..xx"),
         (masks.window(3), "xxx..  xxxx.  xxxxx  .xxxx  ..xxx"),
         (masks.window(4), FULL),
+        (masks.prefix(1), CAUSAL),
+        (masks.prefix(2), "xx..  xx..  xxx.  xxxx"),
+        (masks.prefix(3), "xxx.  xxx.  xxx.  xxxx"),
+        (masks.prefix(4), FULL),
         (masks.and_masks(masks.causal, masks.window(1)), "x...  .x..  ..x.  ...x"),
         (masks.and_masks(masks.causal, masks.window(2)), "x...  xx..  .xx.  ..xx"),
         (masks.and_masks(masks.causal, masks.window(3)), "x....  xx...  xxx..  .xxx.  ..xxx"),
@@ -39,6 +43,16 @@ FULL = "xxxx  xxxx  xxxx  xxxx"
 def test_mask_is_the_drawn_table(mask, picture):
     table = drawn(picture)
     assert masks.square(mask, len(table)).tolist() == table
+
+
+@given(width=st.integers(1, 6), length=st.integers(1, 9))
+def test_masks_obey_the_laws_of_de_morgan(width, length):
+    one, other = masks.causal, masks.window(width)
+    neither = masks.not_mask(masks.or_masks(one, other))
+    apart = masks.and_masks(masks.not_mask(one), masks.not_mask(other))
+    assert torch.equal(masks.square(neither, length), masks.square(apart, length))
+    assert torch.equal(masks.square(masks.not_mask(one), length), ~masks.square(one, length))
+    assert torch.equal(masks.square(masks.not_mask(masks.not_mask(other)), length), masks.square(other, length))
 
 
 @given(width=st.integers(1, 6), length=st.integers(1, 9))
@@ -106,6 +120,51 @@ def test_layers_keep_their_own_window_and_share_masks():
     assert local == drawn("x...  xx..  .xx.  ..xx")
     assert everything == drawn(CAUSAL)
     assert wider == drawn("x...  xx..  xxx.  .xxx")
+
+
+@pytest.mark.parametrize(
+    ("attention", "layers"),
+    [
+        ("causal", "ccc"),
+        ("bidirectional", "bbb"),
+        ("bidirectional-last-1", "ccb"),
+        ("bidirectional-first-1", "bcc"),
+        ("causal-first-2", "ccb"),
+        ("causal-last-2", "bcc"),
+        ("bidirectional-last-0", "ccc"),
+        ("causal-first-3", "ccc"),
+    ],
+)
+def test_a_plan_gives_every_layer_its_table(attention, layers):
+    tables = {"c": (CAUSAL, "x...  xx..  .xx.  ..xx"), "b": (FULL, "xx..  xxx.  .xxx  ..xx")}
+    for local_layers in ("keep", "open"):
+        plan = masks.layer_masks(attention, [2, None, 2], local_layers)
+        for mask, layer, local in zip(plan, layers, (True, False, True), strict=True):
+            assert masks.square(mask, 4).tolist() == drawn(tables[layer][local and local_layers == "keep"])
+
+
+@pytest.mark.parametrize(("attention", "mask"), [("prefix-2", masks.prefix(2)), ("window-3", masks.window(3))])
+def test_a_mask_with_a_number_holds_for_all_layers_inside_their_windows(attention, mask):
+    everywhere, local = masks.layer_masks(attention, [None, 2])
+    assert torch.equal(masks.square(everywhere, 6), masks.square(mask, 6))
+    assert torch.equal(masks.square(local, 6), masks.square(mask, 6) & masks.square(masks.window(2), 6))
+
+
+@pytest.mark.parametrize(
+    ("attention", "says"),
+    [
+        ("bidirectional-last-3", "attention 'bidirectional-last-3' is for 3 layers; this decoder has 2"),
+        ("causal-first-9", "attention 'causal-first-9' is for 9 layers; this decoder has 2"),
+        ("window-0", "window width 0 is not valid; valid: an integer >= 1"),
+        ("prefix-0", "prefix width 0 is not valid; valid: an integer >= 1"),
+        ("window-N", "attention 'window-N' needs a number in place of N"),
+        ("window--1", "unknown attention 'window--1'"),
+    ],
+)
+def test_a_plan_that_does_not_fit_names_both(attention, says):
+    with pytest.raises(InputError) as refused:
+        masks.layer_masks(attention, [None] * 2)
+    assert says in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["bidirectonal", "both", "", None, 1])

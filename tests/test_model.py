@@ -141,6 +141,8 @@ def test_the_head_starts_small_and_without_bias(tiny_decoder):
     ("settings", "says"),
     [
         ({"attention": "both"}, "unknown attention 'both'"),
+        ({"attention": "causal-last-5"}, "attention 'causal-last-5' is for 5 layers; this decoder has 4"),
+        ({"attention": "window-0"}, "window width 0 is not valid; valid: an integer >= 1"),
         ({"pooling": "max"}, "unknown pooling 'max'"),
         ({"atention": "causal"}, "unknown setting 'atention' (did you mean 'attention'?)"),
         ({"attention_dropout": 1.5}, "attention_dropout 1.5 is not valid"),
@@ -207,6 +209,42 @@ def test_labels_of_another_shape_are_refused(tiny_decoder, make_batch, num_label
     model = classifier(tiny_decoder(), num_labels=num_labels)
     with pytest.raises(InputError, match=r"labels of shape \(2, 1\); valid: \(2,\)"):
         model(*make_batch([4, 2]), labels=torch.tensor([[0], [0]]))
+
+
+# what attention is for
+
+
+@pytest.mark.parametrize(("attention", "solves"), [("bidirectional", True), ("causal", False)])
+def test_the_first_state_knows_the_last_token_only_where_it_may_look(tiny_decoder, attention, solves):
+    """The end of a row decides its label; under a causal mask the first state has seen nothing but itself."""
+    torch.manual_seed(0)
+    decoder = tiny_decoder("llama", num_hidden_layers=2, initializer_range=0.1)
+    model = classifier(decoder, attention=attention, pooling="first").train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+
+    def rows(count):
+        ids, labels = torch.randint(20, 97, (count, 6)), torch.randint(2, (count,))
+        ids[:, 0] = 2  # as in every row of ours
+        ids[:, -1] = 10 + labels
+        return ids, labels
+
+    for _ in range(60):
+        ids, labels = rows(32)
+        optimizer.zero_grad()
+        model(ids, labels=labels).loss.backward()
+        optimizer.step()
+    ids, labels = rows(400)
+    with torch.no_grad():
+        right = (model.eval()(ids).logits.argmax(dim=1) == labels).float().mean()
+    assert right > 0.98 if solves else 0.4 < right < 0.6
+
+
+def test_a_loaded_model_is_taken_over_and_converted(tiny_decoder):
+    decoder = tiny_decoder("llama").to(torch.bfloat16)
+    kept = GemmaEncoder.from_decoder(decoder, dtype=torch.bfloat16)
+    assert kept.backbone is decoder
+    assert kept.dtype == torch.bfloat16
+    assert GemmaEncoder.from_decoder(decoder).dtype == decoder.dtype == torch.float32
 
 
 # saving and loading

@@ -53,6 +53,73 @@ def test_vectors_worked_by_hand(pool, expected):
     assert pool(hidden, mask).tolist() == expected
 
 
+def test_first_k_and_last_k_by_hand_and_a_k_beyond_the_row_is_named():
+    hidden, mask = torch.tensor([[1.0, 2, 4, 8], [9, 16, 32, 9]])[..., None], torch.tensor([[1, 1, 1, 1], [0, 1, 1, 0]])
+    assert pooling.get_pooler("first-2", 1)(hidden, mask).flatten().tolist() == [1.5, 24]
+    assert pooling.get_pooler("last-2", 1)(hidden, mask).flatten().tolist() == [6, 24]
+    for name in ("first-3", "last-3"):
+        with pytest.raises(
+            InputError, match=r"rows \[1\] hold fewer than 3 tokens; valid: longer rows, or a smaller k"
+        ):
+            pooling.get_pooler(name, 1)(hidden, mask)
+
+
+def torch_attention(pool, query, key, value, pads=None):
+    """Output before the mean, and weights, of torch's own attention with the projections of `pool`."""
+    attention = torch.nn.MultiheadAttention(DIM, pool.heads, bias=False, batch_first=True)
+    parts = [pool.project[name].weight for name in ("query", "key", "value")]
+    attention.load_state_dict({"in_proj_weight": torch.cat(parts), "out_proj.weight": pool.project["output"].weight})
+    return attention(query, key, value, key_padding_mask=pads, average_attn_weights=False)
+
+
+@given(BATCHES)
+def test_the_query_probe_is_attention_of_torch_and_its_weights_sum_to_one(rows):
+    pool, (hidden, mask) = make_pooler("query-probe"), make_rows(side="left", **rows)
+    latents = pool.latents.expand(len(hidden), -1, -1)
+    states, weights = torch_attention(pool, latents, hidden, hidden, mask == 0)
+    torch.testing.assert_close(pool(hidden, mask), states.mean(dim=1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(pool.weights(hidden, mask), weights, atol=1e-6, rtol=1e-4)
+    assert (pool.weights(hidden, mask).movedim(-1, 1)[mask == 0] == 0).all()
+    torch.testing.assert_close(pool.weights(hidden, mask).sum(dim=-1), torch.ones_like(weights[..., 0]))
+
+
+@given(BATCHES)
+def test_the_kv_probe_is_attention_of_torch_and_its_weights_sum_to_one(rows):
+    pool, (hidden, mask) = make_pooler("kv-probe"), make_rows(side="right", **rows)
+    latents = pool.latents.expand(len(hidden), -1, -1)
+    states, weights = torch_attention(pool, hidden, latents, latents)
+    real = mask[..., None]
+    expected = (states * real).sum(dim=1) / real.sum(dim=1)
+    torch.testing.assert_close(pool(hidden, mask), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(pool.weights(hidden, mask), weights * mask[:, None, :, None], atol=1e-6, rtol=1e-4)
+
+
+@every_pooler
+@given(BATCHES, st.randoms(use_true_random=False))
+def test_where_the_pads_stand_does_not_matter(name, rows, random):
+    pool, (hidden, mask) = make_pooler(name), make_rows(side="right", filler=7.0, **rows)
+    columns = list(range(mask.shape[1]))
+    random.shuffle(columns)
+    # a new place for every slot, after which the tokens of a row still follow one another in their order
+    mixed = mask[:, columns]
+    order = torch.stack([torch.cat([(row == 1).nonzero(), (row == 0).nonzero()]).flatten() for row in mixed])
+    moved = torch.full_like(hidden, 7.0).scatter(1, order[..., None].expand_as(hidden), hidden)
+    torch.testing.assert_close(pool(moved, mixed), pool(hidden, mask), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"heads": 3}, "pooling_heads 3 does not divide the model's width; valid: a divisor of 8"),
+        ({"heads": 0}, "pooling_heads 0 does not divide"),
+        ({"latents": 0}, "pooling_latents 0 is too small; valid: an integer >= 1"),
+    ],
+)
+def test_a_probe_of_another_shape_is_refused(settings, says):
+    with pytest.raises(InputError, match=says):
+        pooling.get_pooler("query-probe", DIM, **settings)
+
+
 def test_order_comes_from_the_mask_and_holes_are_skipped():
     hidden = torch.arange(1.0, 6.0)[None, :, None]
     mask = torch.tensor([[0, 1, 0, 1, 0]])

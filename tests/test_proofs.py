@@ -16,7 +16,7 @@ from gemma_encoder.attention import look
 from gemma_encoder.cli import main
 from gemma_encoder.dropout import add_dropout
 from gemma_encoder.families import attention_modules, ffn_modules
-from gemma_encoder.masks import causal
+from gemma_encoder.masks import causal, layer_masks
 from gemma_encoder.proofs import as_table, verify
 
 PATHS = pytest.mark.parametrize("unpadded", [True, False], ids=["unpadded", "padded"])
@@ -89,15 +89,39 @@ def test_a_causal_layer(tiny_decoder):
     assert "after layer 2 with padding 'left', token 0 should" in said
 
 
-def test_a_window_is_probed_at_its_edge_or_named_as_too_wide(tiny_decoder):
+def test_a_window_is_probed_at_its_edge(tiny_decoder):
     model = GemmaEncoder.from_decoder(tiny_decoder(sliding_window=16))
     assert line(model, "what 18 tokens see, padding 'none'").measured == f"as asked, {4 * 18 * 18} entries"
     model.masks = gemma_encoder.model.planned_masks(GemmaEncoder.from_decoder(tiny_decoder(sliding_window=17)).config)
     assert len(failing(model)) == 4
-    wide = GemmaEncoder.from_decoder(tiny_decoder(sliding_window=50))
-    assert line(wide, "what 8 tokens see, padding 'none'").asked == (
-        "bidirectional (a window of 50 is wider than the probe)"
-    )
+
+
+@PATHS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("attention", "other"), [("bidirectional", "causal"), ("causal", "bidirectional")])
+def test_both_edges_of_a_window_wider_than_the_probe_are_measured(tiny_decoder, attention, other, dtype, unpadded):
+    settings = {"attention": attention, "dtype": dtype, "unpadded": unpadded}
+    model = GemmaEncoder.from_decoder(tiny_decoder(sliding_window=50), **settings)
+    assert line(model, "edges of a width of 50").measured == "as asked"
+    for width in (49, 51):
+        model.masks = layer_masks(attention, [width, None] * 2)
+        assert failing(model) == ["edges of a width of 50"]
+    model.masks = layer_masks(other, [50, None] * 2)
+    assert line(model, "edges of a width of 50").ok is False
+
+
+def test_a_prefix_wider_than_the_probe_is_measured_too(tiny_decoder):
+    model = GemmaEncoder.from_decoder(tiny_decoder("llama"), attention="prefix-45")
+    assert line(model, "edges of a width of 45").measured == "as asked"
+    model.masks = layer_masks("prefix-46", [None] * 4)
+    assert failing(model) == ["edges of a width of 45"]
+
+
+def test_a_window_that_no_row_fills_is_named(tiny_decoder):
+    model = GemmaEncoder.from_decoder(tiny_decoder(sliding_window=64))
+    assert line(model, "edges of a width of 64").measured == "not measured: the model reads 64 tokens"
+    opened = GemmaEncoder.from_decoder(tiny_decoder(sliding_window=50), local_layers="open")
+    assert not [proof for proof in verify(opened) if proof.what.startswith("edges")]
 
 
 def test_pads_that_are_read(tiny_decoder, monkeypatch):

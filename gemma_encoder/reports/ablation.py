@@ -44,8 +44,11 @@ def where(tasks: Sequence[str], data: str) -> str:
 
 
 def display_scores(runs: pd.DataFrame, data: str) -> None:
-    """Every task: each variant's mean over seeds, beside what needs no model (majority, bag of words)."""
-    rows = []
+    """Every task: each variant's mean over seeds, beside what needs no model (majority, bag of words).
+
+    Says on which tasks no variant gets above those floors: a difference there is one between models that learnt little.
+    """
+    rows, below = [], []
     for name, of_task in runs.groupby("task", sort=False):
         task, split = get_task(name), load(get_task(name), data)
         row = {"task": f"{task.title} ({origin(data)})"}
@@ -54,9 +57,13 @@ def display_scores(runs: pd.DataFrame, data: str) -> None:
         for variant, part in of_task.groupby("variant", sort=False):
             of = summary(part["score"])
             row[variant] = f"{of.mean:.1f}{NBSP}±{NBSP}{of.high - of.mean:.1f}"
+        if of_task.groupby("variant")["score"].mean().max() <= max(row["majority"], row["bag of words"]):
+            below.append(task.title)
         rows.append(row)
     caption = f"Score in points, mean ± half of the 95 % interval over {runs['seed'].nunique()} seeds"
     display_table(pd.DataFrame(rows), caption)
+    if below:
+        print(f"no variant gets above what needs no model on {', '.join(below)}: differences there say little")
 
 
 def seed_scores(runs: pd.DataFrame) -> dict[str, pd.Series]:
