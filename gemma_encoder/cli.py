@@ -51,6 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--save", type=Path, help="folder for the fine-tuned model; must not exist")
     train.set_defaults(run=_train)
 
+    plan = commands.add_parser("plan", help="what the fine-tuning of a profile costs, before anything is spent")
+    plan.add_argument("--profile", default="tiny", help="settings from gemma_encoder/profiles (default: tiny)")
+    plan.set_defaults(run=_plan)
+
     verify = commands.add_parser("verify", help="measure what the tokens of an adapted checkpoint see")
     verify.add_argument("checkpoint")
     verify.set_defaults(run=_verify)
@@ -84,6 +88,8 @@ def _reproduce(args: argparse.Namespace) -> int:
     every = sorted({key for found in declared.values() for key in found})
     for key in [pair.partition("=")[0] for pair in pairs] + (list(profile) if not args.notebooks else []):
         check_choice("setting", key, every)
+    if unused := sorted(profile.keys() - set(every)):
+        print(f"gemma-encoder: profile {args.profile}: these notebooks take no {', '.join(unused)}", file=sys.stderr)
     given = {}
     for name, found in declared.items():
         values = {key: value for key, value in profile.items() if key in found}
@@ -138,14 +144,29 @@ def _settings(pairs: Sequence[str], valid: Sequence[str]) -> dict[str, Any]:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from gemma_encoder.experiments.run import run
+    from safetensors import SafetensorError
+
+    from gemma_encoder.experiments.run import TrainingError, run
     from gemma_encoder.experiments.spec import RunSpec, spec_fields
 
     settings = _settings(args.set, sorted(set(spec_fields()) - {"task", "model", "data"}))
-    result = run(RunSpec(task=args.task, model=args.model, data=args.data_dir, **settings), keep=args.save)
+    spec = RunSpec(task=args.task, model=args.model, data=args.data_dir, **settings)
+    try:
+        result = run(spec, keep=args.save)
+    except (TrainingError, SafetensorError) as error:  # how safetensors reports a full disk
+        print(f"gemma-encoder: {error}", file=sys.stderr)
+        return 1
     for name, value in result.metrics.items():
         print(f"{name} {value:.4f}")
     print(f"score {result.score:.1f}\n{_shown(result.folder)}")
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from gemma_encoder.experiments.plan import as_text
+    from gemma_encoder.profiles import load_profile, specs
+
+    print(as_text(specs(load_profile(args.profile))))
     return 0
 
 
@@ -189,6 +210,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"gemma-encoder: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a folder that cannot be written
+        print(f"gemma-encoder: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

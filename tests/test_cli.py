@@ -53,7 +53,11 @@ def refused(capsys, *argv: str) -> str:
         (["notebook", "99_nothing"], "unknown notebook '99_nothing'"),
         (["notebook", "01_attention_masks", "-p", "tokns=4"], "(did you mean 'tokens'?)"),
         (["notebook", "01_attention_masks", "-p", "tokens=four"], "parameter 'tokens' takes int, received 'four'"),
-        (["reproduce", "--profile", "huge"], "unknown profile 'huge'; valid: tiny"),
+        (
+            ["reproduce", "--profile", "huge"],
+            "unknown profile 'huge'; valid: gemma2-2b, gemma2-9b, gemma3-270m, small, tiny",
+        ),
+        (["plan", "--profile", "huge"], "unknown profile 'huge'; valid: gemma2-2b"),
         (["reproduce", "--set", "tokns=4"], "unknown setting 'tokns'"),
         (["reproduce", "--workers", "0"], "--workers 0 is not valid"),
         (["verify", "nowhere"], "no model at 'nowhere'"),

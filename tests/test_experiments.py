@@ -8,15 +8,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
-from gemma_encoder import load_model, load_tokenizer, predict
+from gemma_encoder import GemmaEncoderForSequenceClassification, load_model, load_tokenizer, predict
+from gemma_encoder.cli import main
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments import run as run_module
 from gemma_encoder.experiments.run import TrainingError, run, split, train
 from gemma_encoder.experiments.spec import PADDINGS, RunSpec
 from gemma_encoder.experiments.store import load, run_folder, whole_folder
 from gemma_encoder.experiments.sweep import SweepError, sweep
+from gemma_encoder.experiments.watch import rows_of
 
 SPEC = RunSpec(task="sst2", train_examples=64, epochs=1, batch_size=16, learning_rate=1e-3)
 
@@ -37,6 +41,11 @@ SPEC = RunSpec(task="sst2", train_examples=64, epochs=1, batch_size=16, learning
         ("learning_rate", float("nan"), "learning_rate nan"),
         ("ffn_dropout", 1.0, "ffn_dropout 1.0"),
         ("warmup", -0.1, "warmup -0.1"),
+        ("micro_batch", 5, "micro_batch 5 does not divide batch_size 16"),
+        ("precision", "float16", "unknown precision 'float16'"),
+        ("lora_rank", -1, "lora_rank -1 is too small"),
+        ("lora_rank", 4, "lora_rank 4 with lora_alpha 0.0"),
+        ("lora_alpha", 8.0, "lora_alpha 8.0 with full fine-tuning"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_valid_ones(field, value, says):
@@ -158,9 +167,100 @@ def test_holdout_rows_come_from_train_and_are_not_trained_on():
     assert len(rows["train"]) + len(rows["validation"]) == len(official["train"])
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
-    with pytest.raises(TrainingError, match=r"loss is .* at step"):
-        train(replace(SPEC, learning_rate=1e30, train_examples=320), tmp_path)
+def test_a_loss_that_is_not_a_number_stops_the_run_and_the_batch_is_named(tmp_path):
+    with pytest.raises(TrainingError, match=r"(loss|grad_norm) (nan|inf) at step \d+") as caught:
+        train(replace(SPEC, learning_rate=1e30, train_examples=16, epochs=9), tmp_path)
+    assert f"training rows of the batch: {list(range(16))}; last good state: none" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_the_rows_of_the_last_update_are_named():
+    rows = Dataset.from_dict({"input_ids": [[1, 2], [3], [4, 5, 6], [7, 8]]})
+    ids, mask = torch.tensor([[9, 4, 5, 6], [3, 9, 9, 9]]), torch.tensor([[0, 1, 1, 1], [1, 0, 0, 0]])
+    assert rows_of([(ids, mask)], rows) == [1, 2]  # whichever side is padded, whatever pads hold
+    lists = Dataset.from_dict({"input_ids": [[[1, 2], [3]], [[1], [2]]]})
+    assert rows_of([(torch.tensor([[[1, 2], [3, 0]]]), torch.tensor([[[1, 1], [1, 0]]]))], lists) == [0]
+
+
+def test_the_last_good_state_outlives_a_loss_that_is_not_a_number(tmp_path, monkeypatch):
+    class Poison(TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 2:
+                model.head.out.weight.data.fill_(float("nan"))
+
+    original = run_module.Trainer
+    poisoned = lambda *args, callbacks, **given: original(*args, callbacks=[*callbacks, Poison()], **given)  # noqa: E731
+    monkeypatch.setattr(run_module, "Trainer", poisoned)
+    monkeypatch.setattr(run_module, "CHECKPOINT_SECONDS", 0)
+    with pytest.raises(TrainingError, match=r"loss nan.* at step 3 .*last good state: checkpoint-2"):
+        run(SPEC, tmp_path)
+    (weights,) = tmp_path.glob(".*/checkpoint-2/model.safetensors")
+    assert all(value.isfinite().all() for value in load_file(weights).values())
+    assert load(SPEC, tmp_path) is None
+
+
+def test_a_checkpoint_that_was_being_written_is_not_resumed_from(tmp_path):
+    half = tmp_path / f".{run_folder(SPEC, tmp_path).name}.training" / "checkpoint-3"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"half of it")
+    assert run(SPEC, tmp_path).environment["resumed"] == "False"
+    assert not half.exists()
+
+
+def curve(root, **changes):
+    """What a run without dropout records, with these settings changed."""
+    return run(replace(SPEC, attention_dropout=0.0, ffn_dropout=0.0, **changes), root).curve
+
+
+@pytest.mark.parametrize(
+    "change", [{"micro_batch": 4}, {"gradient_checkpointing": True}], ids=["small batches", "checkpointing"]
+)
+def test_saving_memory_changes_no_result(tmp_path, change):
+    plain, saving = curve(tmp_path), curve(tmp_path, **change)
+    assert saving == [pytest.approx(row, rel=1e-4) for row in plain]
+
+
+def test_bfloat16_rounds_the_passes_and_keeps_the_weights(tmp_path):
+    spec = replace(SPEC, precision="bfloat16", attention_dropout=0.0, ffn_dropout=0.0)
+    rounded, exact = run(spec, tmp_path, keep=tmp_path / "model").curve[-1], curve(tmp_path)[-1]
+    assert rounded["train_loss"] != exact["train_loss"]
+    assert rounded["train_loss"] == pytest.approx(exact["train_loss"], rel=0.05)
+    assert {value.dtype for value in load_file(tmp_path / "model" / "model.safetensors").values()} == {torch.float32}
+
+
+def test_lora_trains_small_matrices_and_keeps_a_merged_model(tmp_path):
+    result = run(replace(SPEC, lora_rank=4, lora_alpha=8.0), tmp_path / "runs", keep=tmp_path / "model")
+    model, tokenizer = load_model(tmp_path / "model"), load_tokenizer(tmp_path / "model")
+    logits = predict(model, tokenizer, list(split(SPEC)["validation"]["sentence"]))
+    losses = torch.nn.functional.cross_entropy(logits, torch.tensor(split(SPEC)["validation"]["label"][:]))
+    assert result.curve[-1]["validation_loss"] == pytest.approx(losses.item(), rel=1e-4)
+    base = GemmaEncoderForSequenceClassification.from_decoder("tiny", num_labels=2).encoder.backbone.state_dict()
+    same = {name: torch.equal(value, base[name]) for name, value in model.encoder.backbone.state_dict().items()}
+    assert same["embed_tokens.weight"]  # frozen; all linear layers have moved
+    assert not any(equal for name, equal in same.items() if "proj" in name)
+
+
+FULL = """
+import resource, sys
+from gemma_encoder.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # a disk with room for less than the model
+sys.exit(main(["train", "sst2", "--set", "train_examples=16", "epochs=1", "--save", "model"]))
+"""
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FULL], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("\n") == 1 and "File too large" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "sst2", "--set", "train_examples=16", "epochs=1", "--save", "file/model"]) == 2
+    said = capsys.readouterr()
+    assert said.err == "gemma-encoder: folder 'file' cannot be written: File exists; valid: one that can\n"
 
 
 def test_a_sweep_keeps_order_runs_equal_specs_once_and_survives_a_failing_run(tmp_path):

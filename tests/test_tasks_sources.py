@@ -76,8 +76,8 @@ def test_unknown_and_taken_names_are_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "span"}, "unknown kind of task 'span'; valid: classification, regression"),
-        ({"text_columns": ("a", "b", "c")}, "task 'x' has 3 text columns; valid: 1 or 2"),
+        ({"kind": "span"}, "unknown kind of task 'span'; valid: choice, classification, ranking, regression"),
+        ({"text_columns": ("a", "b", "c", "d")}, "task 'x' has 4 text columns; valid: 1 to 3"),
         ({"kind": "regression"}, "task 'x' (regression) has labels ('no', 'yes'); only classes have names"),
         ({"labels": ()}, "task 'x' (classification) has labels (); only classes have names"),
     ],

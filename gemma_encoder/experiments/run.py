@@ -11,23 +11,40 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
+from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from gemma_encoder import attention
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.spec import RunSpec
-from gemma_encoder.experiments.store import RUNS, RunResult, load, run_folder, save
-from gemma_encoder.heads import GemmaEncoderForSequenceClassification
-from gemma_encoder.inference import in_batches
+from gemma_encoder.experiments.store import RUNS, RunResult, check_writable, load, run_folder, save, whole_folder
+from gemma_encoder.experiments.watch import rows_of, watch
 from gemma_encoder.loading import load_tokenizer
-from gemma_encoder.tasks import Task, collate, compute, encode, get_task, score
+from gemma_encoder.lora import add_lora, merge_lora
+from gemma_encoder.tasks import (
+    collate,
+    compute,
+    encode,
+    get_task,
+    head_of,
+    joined,
+    logits_of,
+    loss_of,
+    predictions_of,
+    references_of,
+    score,
+    training_lists,
+)
 from gemma_encoder.tasks import load as load_task
+from gemma_encoder.tasks.outputs import Head
 from gemma_encoder.verify import check_visibility
 
 EVALUATION_BATCH = 128  # rows
@@ -37,27 +54,26 @@ SUBSET_SEED = 2503  # the subset of examples is the same for every seed of a spe
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on: the loss is not a number."""
+    """Training cannot go on: the loss or the gradient is not finite."""
 
 
 def split(spec: RunSpec) -> DatasetDict:
-    """The rows a run trains on and is scored on: "train" and "validation".
+    """The rows a run trains on and is scored on: "train", "validation", and further validation splits of the task.
 
-    With evaluate_on="holdout" both come from the training split, the last tenth of its fixed shuffle being scored.
+    With evaluate_on="holdout" all come from the training split, the last tenth of its fixed shuffle being scored.
+    For ranking, train holds lists drawn from its queries, the same for every seed of a spec.
     """
-    rows = load_task(get_task(spec.task), spec.data)
-    train, validation = rows["train"].shuffle(seed=SUBSET_SEED), rows["validation"]
+    task = get_task(spec.task)
+    rows = load_task(task, spec.data)
+    train, scored = rows.pop("train").shuffle(seed=SUBSET_SEED), dict(rows)
     if spec.evaluate_on == "holdout":
         cut = len(train) - max(1, len(train) // 10)
-        train, validation = train.select(range(cut)), train.select(range(cut, len(train)))
+        train, scored = train.select(range(cut)), {"validation": train.select(range(cut, len(train)))}
     if spec.train_examples:
         train = train.select(range(min(spec.train_examples, len(train))))
-    return DatasetDict(train=train, validation=validation)
-
-
-def predictions_of(task: Task, logits: torch.Tensor) -> list[float]:
-    """Class index, or the score itself for regression; `logits (examples, num_labels)`."""
-    return (logits[:, 0] if task.kind == "regression" else logits.argmax(dim=1)).tolist()
+    if task.kind == "ranking":
+        train = training_lists(task, train, spec.list_size, SUBSET_SEED)
+    return DatasetDict(train=train, **scored)
 
 
 @dataclass(frozen=True)
@@ -67,7 +83,7 @@ class Evaluation:
     score: float
     metrics: dict[str, float]
     loss: float
-    predictions: list[float]
+    predictions: list[Any]
 
 
 class EpochCurve(TrainerCallback):
@@ -76,16 +92,20 @@ class EpochCurve(TrainerCallback):
     Everything it knows lies in Trainer's own log, which every checkpoint holds: a resumed run has the whole curve.
     """
 
-    def __init__(self, evaluate: Callable[[], Evaluation]):
+    def __init__(self, evaluate: Callable[[], Evaluation], model: nn.Module, rows: Dataset):
         self.evaluate, self.last, self.saved = evaluate, None, time.monotonic()
+        self.rows, self.seen = rows, watch(model)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.seen.clear()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        loss = (logs or {}).get("loss")
-        if loss is not None and not math.isfinite(loss):
+        wrong = [f"{key} {logs[key]}" for key in ("loss", "grad_norm") if not math.isfinite((logs or {}).get(key, 0))]
+        if wrong:
             good = ", ".join(path.name for path in Path(args.output_dir).glob(CHECKPOINT)) or "none"
             raise TrainingError(
-                f"loss is {loss} at step {state.global_step} with learning_rate {args.learning_rate:g}; "
-                f"last good state: {good}"
+                f"{' and '.join(wrong)} at step {state.global_step} with learning_rate {args.learning_rate:g}; "
+                f"training rows of the batch: {rows_of(self.seen, self.rows)}; last good state: {good}"
             )
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -109,7 +129,12 @@ class EpochCurve(TrainerCallback):
 def _arguments(spec: RunSpec, folder: str) -> TrainingArguments:
     return TrainingArguments(
         output_dir=folder,
-        per_device_train_batch_size=spec.batch_size,
+        per_device_train_batch_size=spec.micro_batch or spec.batch_size,
+        gradient_accumulation_steps=spec.batch_size // (spec.micro_batch or spec.batch_size),
+        bf16=spec.precision == "bfloat16",
+        use_cpu=spec.precision == "bfloat16" and not torch.cuda.is_available(),  # Trainer wants it said
+        activation_checkpointing=spec.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
         num_train_epochs=spec.epochs,
         learning_rate=spec.learning_rate,
         warmup_steps=spec.warmup,  # below 1: a share of all updates
@@ -127,7 +152,7 @@ def _arguments(spec: RunSpec, folder: str) -> TrainingArguments:
     )
 
 
-def _environment(model: GemmaEncoderForSequenceClassification) -> dict[str, str]:
+def _environment(model: Head) -> dict[str, str]:
     softcap = getattr(model.config.decoder, "attn_logit_softcapping", None)
     return {
         "python": platform.python_version(),
@@ -150,12 +175,12 @@ def train(spec: RunSpec, working: Path, keep: Path | None = None) -> tuple[RunRe
     tokenizer = load_tokenizer(spec.model)
     encoded = {name: encode(part, task, tokenizer, spec.max_length, spec.truncate) for name, part in rows.items()}
     features, cut = {name: pair[0] for name, pair in encoded.items()}, sum(pair[1] for pair in encoded.values())
-    inputs, labels = [row["input_ids"] for row in features["validation"]], list(rows["validation"]["label"])
+    references = {name: references_of(task, part) for name, part in rows.items() if name != "train"}
 
     side = "left" if spec.padding == "left" else "right"  # an unpadded batch is packed by the model itself
 
     set_seed(spec.seed)
-    model = GemmaEncoderForSequenceClassification.from_decoder(
+    model = head_of(task).from_decoder(
         spec.model,
         attention=spec.attention,
         pooling=spec.pooling,
@@ -163,17 +188,20 @@ def train(spec: RunSpec, working: Path, keep: Path | None = None) -> tuple[RunRe
         ffn_dropout=spec.ffn_dropout,
         unpadded=spec.padding == "none",
         num_labels=task.num_labels,
+        ranking_loss=spec.ranking_loss,
         text_columns=task.text_columns,
     )
     check_visibility(model)
+    if spec.lora_rank:
+        model = add_lora(model, spec.lora_rank, spec.lora_alpha)
 
-    def evaluate() -> Evaluation:
-        logits = in_batches(model, inputs, lambda ids, mask: model(ids, mask).logits, EVALUATION_BATCH, side=side)
-        predictions = predictions_of(task, logits)
-        values = compute(task, predictions, labels)
-        return Evaluation(score(task, values), values, model.loss(logits, torch.tensor(labels)).item(), predictions)
+    def evaluate(name: str = "validation") -> Evaluation:
+        logits = logits_of(task, model, features[name], EVALUATION_BATCH, side)
+        predictions = predictions_of(task, logits, rows[name])
+        values = compute(task, predictions, references[name])
+        return Evaluation(score(task, values), values, loss_of(task, model, logits, rows[name]), predictions)
 
-    curve = EpochCurve(evaluate)
+    curve = EpochCurve(evaluate, model, features["train"])
     trainer = Trainer(
         model,
         _arguments(spec, str(working)),
@@ -187,11 +215,14 @@ def train(spec: RunSpec, working: Path, keep: Path | None = None) -> tuple[RunRe
     trainer.train(resume_from_checkpoint=resumed)
     seconds = time.perf_counter() - start
     if keep is not None:
-        model.save_pretrained(keep)
-        tokenizer.save_pretrained(keep)
+        with whole_folder(keep) as folder:
+            (merge_lora(model) if spec.lora_rank else model).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
 
-    final = curve.last
-    tokens = spec.epochs * sum(len(row["input_ids"]) for row in features["train"])
+    final = {name: curve.last if name == "validation" else evaluate(name) for name in references}
+    metrics = joined({name: part.metrics for name, part in final.items()})
+    trained = features["train"]["input_ids"][:]
+    tokens = spec.epochs * sum(map(len, chain.from_iterable(trained) if task.has_lists else trained))
     timing = {
         "train_seconds": seconds,
         "train_tokens": tokens,
@@ -199,9 +230,13 @@ def train(spec: RunSpec, working: Path, keep: Path | None = None) -> tuple[RunRe
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     environment = {**_environment(model), "truncated": str(cut), "resumed": str(resumed)}
-    answers = [{"row": row, "prediction": value, "label": labels[row]} for row, value in enumerate(final.predictions)]
+    answers = [
+        {"split": name, "row": row, "prediction": prediction, "label": label}
+        for name, part in final.items()
+        for row, (prediction, label) in enumerate(zip(part.predictions, references[name], strict=True))
+    ]
     rows_of_curve = [row for row in trainer.state.log_history if "validation_loss" in row]
-    return RunResult(spec, final.metrics, final.score, rows_of_curve, timing, environment, Path(os.devnull)), answers
+    return RunResult(spec, metrics, score(task, metrics), rows_of_curve, timing, environment, Path(os.devnull)), answers
 
 
 def run(spec: RunSpec, root: Path = RUNS, keep: Path | None = None) -> RunResult:
@@ -215,7 +250,12 @@ def run(spec: RunSpec, root: Path = RUNS, keep: Path | None = None) -> RunResult
     finished = load(spec, root)
     if finished and keep is None:
         return finished
+    for folder in [root, *([keep.parent] if keep else [])]:
+        check_writable(folder)  # before hours of training, not after
     working = root / f".{run_folder(spec, root).name}.training"
+    for folder in working.glob(CHECKPOINT):
+        if not (folder / "trainer_state.json").exists():  # Trainer writes it last: the run was killed while saving
+            shutil.rmtree(folder)
     try:
         result = save(*train(spec, working, keep), root)
         shutil.rmtree(working, ignore_errors=True)

@@ -7,12 +7,24 @@ from typing import get_type_hints
 
 from gemma_encoder.dropout import check_rate
 from gemma_encoder.errors import InputError, check_choice
+from gemma_encoder.losses import RANKING_LOSSES
 from gemma_encoder.masks import layer_attention
 from gemma_encoder.pooling import parse_pooling
 from gemma_encoder.tasks import task_names
 
 EVALUATE_ON = ("validation", "holdout")
 PADDINGS = ("none", "left", "right")
+PRECISIONS = ("float32", "bfloat16")
+LEAST = {
+    "epochs": 1,
+    "batch_size": 1,
+    "micro_batch": 0,
+    "max_length": 4,
+    "list_size": 2,
+    "train_examples": 0,
+    "seed": 0,
+    "lora_rank": 0,
+}
 MANY_LAYERS = 1000  # how many the decoder really has is known, and checked, when it is loaded
 
 
@@ -32,11 +44,18 @@ class RunSpec:
     train_examples: int = 0  # a fixed random subset of this many; 0 takes all
     epochs: int = 3
     batch_size: int = 32  # examples per update
+    micro_batch: int = 0  # examples in memory at a time, a divisor of batch_size; 0 takes all
     learning_rate: float = 5e-4  # peak, after warm-up; decays linearly to 0
     warmup: float = 0.1  # share of all updates
     weight_decay: float = 0.01
+    precision: str = "float32"  # "bfloat16": the passes; weights, optimiser and loss stay float32
+    gradient_checkpointing: bool = False  # computes activations twice instead of keeping them
+    lora_rank: int = 0  # 0 trains all weights
+    lora_alpha: float = 0.0  # with LoRA: the update is scaled by lora_alpha / lora_rank
     max_length: int = 512  # tokens
     truncate: bool = False  # cut longer inputs, and count them, instead of refusing them
+    list_size: int = 8  # ranking: passages in a training list, one of them relevant
+    ranking_loss: str = "listwise_softmax"  # over lists of candidates; or "pointwise_logistic"
     evaluate_on: str = "validation"  # "holdout": a tenth of train, for choosing settings
 
     def __post_init__(self) -> None:
@@ -50,10 +69,12 @@ class RunSpec:
         layer_attention(self.attention, MANY_LAYERS)
         parse_pooling(self.pooling)
         check_choice("evaluate_on", self.evaluate_on, EVALUATE_ON)
+        check_choice("ranking_loss", self.ranking_loss, RANKING_LOSSES)
         check_choice("padding", self.padding, PADDINGS)
+        check_choice("precision", self.precision, PRECISIONS)
         check_rate("attention_dropout", self.attention_dropout)
         check_rate("ffn_dropout", self.ffn_dropout)
-        for name, least in {"epochs": 1, "batch_size": 1, "max_length": 4, "train_examples": 0, "seed": 0}.items():
+        for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} {getattr(self, name)!r} is too small; valid: at least {least}")
         if not self.learning_rate > 0:
@@ -62,6 +83,16 @@ class RunSpec:
             raise InputError(f"warmup {self.warmup!r} is not valid; valid: a share of the updates, in [0, 1)")
         if not self.weight_decay >= 0:
             raise InputError(f"weight_decay {self.weight_decay!r} is not valid; valid: a number >= 0")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Settings that are each valid but do not fit each other."""
+        if self.micro_batch and self.batch_size % self.micro_batch:
+            raise InputError(f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}")
+        if self.lora_alpha and not self.lora_rank:
+            raise InputError(f"lora_alpha {self.lora_alpha!r} with full fine-tuning; valid: with lora_rank, or neither")
+        if self.lora_rank and not self.lora_alpha > 0:
+            raise InputError(f"lora_rank {self.lora_rank} with lora_alpha {self.lora_alpha!r}; valid: a number above 0")
 
     def settings(self) -> dict[str, object]:
         """The spec without where model and data lie: their content, not their place, makes a result."""

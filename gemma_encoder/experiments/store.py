@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
+from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.loading import model_digest
 from gemma_encoder.paths import REPORTS, ROOT
@@ -71,6 +72,16 @@ def load(spec: RunSpec, root: Path = RUNS) -> RunResult | None:
     curve = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
     score = parts["metrics"].pop("score")
     return RunResult(spec, parts["metrics"], score, curve, parts["timing"], parts["environment"], folder)
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` if it is not there; an InputError says why nothing can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"folder {str(folder)!r} cannot be written: {error.strerror}; valid: one that can") from None
 
 
 @contextmanager

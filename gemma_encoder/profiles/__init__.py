@@ -1,6 +1,7 @@
 """Profiles: everything that differs between a laptop and the paper, one commented YAML file each.
 
-A profile's keys are notebook parameters; a notebook gets those that it declares.
+`model`, `data`, `tasks` and `seeds` say what is run; every other key is a setting of RunSpec, and `per_task` holds
+those that differ from task to task. A notebook gets the keys that it declares as parameters.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ from typing import Any
 import yaml
 
 from gemma_encoder.errors import InputError, check_choice
+from gemma_encoder.experiments.spec import RunSpec, spec_fields
+from gemma_encoder.tasks import task_names
 
 FOLDER = Path(__file__).parent
+SETTINGS = sorted(set(spec_fields()) - {"task", "seed"})
+KINDS = {"tasks": (list, str), "seeds": (list, int), "per_task": (dict, dict)}  # of the value, and of each item
 
 
 def profile_names() -> list[str]:
@@ -20,10 +25,84 @@ def profile_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load_profile(name: str) -> dict[str, Any]:
-    """The settings of profile `name`; an unknown name is an InputError that lists the valid ones."""
-    path = FOLDER / f"{check_choice('profile', name, profile_names())}.yaml"
-    settings = yaml.safe_load(path.read_text())
-    if not isinstance(settings, dict):
-        raise InputError(f"profile {name!r} holds a {type(settings).__name__}; valid: parameter names with values")
-    return settings
+def load_profile(name: str, folder: Path = FOLDER) -> dict[str, Any]:
+    """The settings of profile `name`.
+
+    An unknown name, and a file with an unknown or double key, a wrong type or settings that contradict each other, is
+    an InputError; it names the line of the file.
+    """
+    valid = sorted(path.stem for path in folder.glob("*.yaml"))
+    text = (folder / f"{check_choice('profile', name, valid)}.yaml").read_text()
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        raise InputError(f"profile {name!r}, line {error.problem_mark.line + 1}: {error.problem}") from None
+    if not isinstance(tree, yaml.MappingNode):
+        raise InputError(f"profile {name!r}, line 1: no settings; valid: lines of `key: value`")
+    try:
+        return _checked(tree, yaml.safe_load(text))
+    except _ProfileError as fault:
+        raise InputError(f"profile {name!r}, line {fault.line}: {fault}") from None
+
+
+def specs(profile: dict[str, Any]) -> list[RunSpec]:
+    """The fine-tuning of every task with every seed of a loaded profile."""
+    shared = {key: value for key, value in profile.items() if key in SETTINGS}
+    per_task = profile.get("per_task", {})
+    return [
+        RunSpec(task=task, seed=seed, **shared | per_task.get(task, {}))
+        for task in profile["tasks"]
+        for seed in profile["seeds"]
+    ]
+
+
+class _ProfileError(Exception):
+    """What is wrong with a profile, and in which line."""
+
+    def __init__(self, line: int, error: object):
+        super().__init__(str(error))
+        self.line = line
+
+
+def _checked(tree: yaml.MappingNode, profile: dict[str, Any]) -> dict[str, Any]:
+    lines = _lines(tree, "setting", [*SETTINGS, *KINDS])
+    for key in ("model", "data", "tasks", "seeds"):
+        if key not in profile:
+            raise _ProfileError(1, f"setting {key!r} is missing")
+    for key, (kind, item) in KINDS.items():
+        value = profile.get(key, kind())
+        good = isinstance(value, kind) and all(type(v) is item for v in (value if kind is list else value.values()))
+        if not good or (key in profile and not value):
+            what = f"{kind.__name__} of {item.__name__}, not empty"
+            raise _ProfileError(lines[key], f"{key} {value!r} is not valid; valid: {what}")
+    per_task = next((value for key, value in tree.value if key.value == "per_task"), None)
+    of_task = {key.value: _lines(value, "setting", SETTINGS) for key, value in per_task.value} if per_task else {}
+    task_lines = _lines(per_task, "task", profile["tasks"]) if per_task else {}
+    try:
+        for task in profile["tasks"]:
+            check_choice("task", task, task_names())
+    except InputError as error:
+        raise _ProfileError(lines["tasks"], error) from None
+    for task in profile["tasks"]:
+        at = {**lines, **of_task.get(task, {})}
+        try:
+            specs({**profile, "tasks": [task]})
+        except InputError as error:
+            named = [at[word] for word in str(error).split() if word in at]
+            raise _ProfileError((named or [task_lines.get(task, lines["tasks"])])[0], error) from None
+    return profile
+
+
+def _lines(tree: yaml.MappingNode, what: str, valid: list[str]) -> dict[str, int]:
+    """The line of every key of a mapping; an unknown or double key is a fault."""
+    found: dict[str, int] = {}
+    for key, _ in tree.value:
+        line = key.start_mark.line + 1
+        try:
+            check_choice(what, key.value, valid)
+        except InputError as error:
+            raise _ProfileError(line, error) from None
+        if key.value in found:
+            raise _ProfileError(line, f"{what} {key.value!r} is given twice, first in line {found[key.value]}")
+        found[key.value] = line
+    return found

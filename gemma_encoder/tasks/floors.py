@@ -3,35 +3,84 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from datasets import Dataset
 from scipy.sparse import csr_matrix, hstack
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from gemma_encoder.tasks.metrics import compute
+from gemma_encoder.tasks.outputs import predictions_of, references_of
 from gemma_encoder.tasks.task import Task
 
 
 def majority(task: Task, train: Dataset, validation: Dataset) -> dict[str, float]:
-    """Metrics of a constant prediction: the most frequent class of `train`, or its mean for regression."""
-    labels = np.asarray(train[task.label_column][:])
-    constant = np.bincount(labels).argmax() if task.labels else labels.mean()
-    references = validation[task.label_column][:]
+    """Metrics of a constant prediction: the most frequent class of `train`, or its mean for regression.
+
+    For choice, the candidate at the most frequent place (the last of a shorter list); for ranking, equal scores.
+    """
+    labels, references = train[task.label_column][:], references_of(task, validation)
+    if task.has_lists:
+        place = np.bincount([int(np.argmax(row)) for row in labels]).argmax()
+        sizes = [len(row) for row in validation[task.label_column]]
+        best = 0 if task.kind == "ranking" else 1
+        scores = [best * np.eye(size)[min(place, size - 1)] for size in sizes]
+        return compute(task, predictions_of(task, list(map(torch.tensor, scores)), validation), references)
+    constant = np.bincount(labels).argmax() if task.labels else np.mean(labels)
     return compute(task, np.full(len(references), constant), references)
 
 
 def bag_of_words(task: Task, train: Dataset, validation: Dataset) -> dict[str, float]:
     """Metrics of TF-IDF over single words and pairs of neighbours, with logistic (for regression: ridge) regression.
 
-    Each text of a pair has its own block of features, so the model sees no interaction between the two.
+    Each text of a row has its own block of features, so the model sees no interaction between them. For choice it
+    judges candidate by candidate, and the best one is chosen; for ranking the floor is BM25.
     """
-    labels = train[task.label_column][:]
+    if task.kind == "ranking":
+        return bm25(task, validation)
+    known, labels = _flat(task, train)
+    unseen, _ = _flat(task, validation)
     if len(set(labels)) == 1:
         return majority(task, train, validation)
-    blocks = [_tfidf(train[column][:], validation[column][:]) for column in task.text_columns]
-    known, unseen = (hstack(part, format="csr") for part in zip(*blocks, strict=True))
-    model = LogisticRegression(max_iter=1000) if task.labels else Ridge()
-    return compute(task, model.fit(known, labels).predict(unseen), validation[task.label_column][:])
+    blocks = [_tfidf(known[column], unseen[column]) for column in task.text_columns]
+    features, new = (hstack(part, format="csr") for part in zip(*blocks, strict=True))
+    classes = task.labels or task.has_lists
+    model = (LogisticRegression(max_iter=1000) if classes else Ridge()).fit(features, labels)
+    references = references_of(task, validation)
+    if not task.has_lists:
+        return compute(task, model.predict(new), references)
+    scores = torch.tensor(model.decision_function(new)).split([len(row) for row in validation[task.label_column]])
+    return compute(task, predictions_of(task, list(scores), validation), references)
+
+
+def bm25(task: Task, rows: Dataset) -> dict[str, float]:
+    """Metrics of BM25 over the candidates, with the word statistics of all passages of `rows`.
+
+    Words of English without stop words, k1 1.5 and b 0.75, as in the library bm25s.
+    """
+    import bm25s  # an extra: only this floor needs it
+
+    query, passage = task.text_columns
+    passages = list(dict.fromkeys(text for row in rows[passage] for text in row))
+    place = {text: at for at, text in enumerate(passages)}
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize(passages, show_progress=False), show_progress=False)
+    words = bm25s.tokenize(rows[query][:], show_progress=False, return_ids=False)
+    scores = [
+        index.get_scores(row)[[place[text] for text in texts]].tolist()
+        for row, texts in zip(words, rows[passage], strict=True)
+    ]
+    return compute(task, scores, references_of(task, rows))
+
+
+def _flat(task: Task, rows: Dataset) -> tuple[dict[str, list[str]], list]:
+    """The text columns and the labels, with one entry a candidate where rows hold lists."""
+    texts, labels = {column: rows[column][:] for column in task.text_columns}, rows[task.label_column][:]
+    if not task.has_lists:
+        return texts, labels
+    sizes, (*shared, listed) = [len(row) for row in labels], task.text_columns
+    flat = {name: [text for text, size in zip(texts[name], sizes, strict=True) for _ in range(size)] for name in shared}
+    return flat | {listed: [text for row in texts[listed] for text in row]}, [grade for row in labels for grade in row]
 
 
 def _tfidf(train: list[str], validation: list[str]) -> tuple[csr_matrix, csr_matrix]:

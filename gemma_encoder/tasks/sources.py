@@ -1,6 +1,7 @@
 """Rows of a task from one of three places behind one door: the built-in tasks, a folder, or the hub.
 
-A folder holds `<suite>/<task>/<split>.jsonl[.gz]`, one JSON object a line. The built-in tasks are such a folder.
+A folder holds `<suite>/<task>/<split>.jsonl[.gz]` (`Task.path` says where a task lies elsewhere), one JSON object a
+line. The built-in tasks are such a folder.
 Whatever the place, a row that the task's definition does not allow stops the loading and is named by its line.
 """
 
@@ -13,14 +14,16 @@ from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from reprlib import repr as short
+from typing import Any
 
 import datasets
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from gemma_encoder.errors import InputError
 from gemma_encoder.hub import reachable
 from gemma_encoder.paths import DATA
 from gemma_encoder.tasks.task import HubSource, Task
+from gemma_encoder.tasks.views import VIEWS
 
 BUILTIN = DATA / "tasks"
 LAYOUT = "<suite>/<task>/<split>.jsonl[.gz]"
@@ -30,7 +33,8 @@ def load(task: Task, data: str | Path = "builtin") -> DatasetDict:
     """The splits of `task`, checked row by row, held in memory.
 
     data: "builtin", "hub", or a folder of the layout above.
-    Returns the splits of `task.splits`, with the text columns, the label column, and `idx` where every row has one.
+    Returns the splits of `task.splits`, with the text columns, the label column, `idx` where every row has one, and
+    what the view of the task keeps. Where rows hold lists of candidates, so do the last text column and the labels.
     Raises InputError for a missing folder, split or column, a broken line, a text or label that is not valid, an
     empty split, and a hub that cannot be reached.
     """
@@ -62,10 +66,10 @@ def _files(task: Task, data: str | Path) -> dict[str, Path]:
     root = BUILTIN if data == "builtin" else Path(data).expanduser()
     if not root.is_dir():
         raise InputError(f"no data folder {str(root)!r}; valid: 'builtin', 'hub', or a folder with {LAYOUT}")
-    folder = root / task.suite / task.name
+    folder = root / task.path
     if not folder.is_dir():
         found = sorted({"/".join(path.parts[-3:-1]) for path in root.glob("*/*/*.jsonl*")})
-        raise InputError(f"no task {task.suite}/{task.name} in {root}; tasks there: {', '.join(found) or 'none'}")
+        raise InputError(f"no task {task.path} in {root}; tasks there: {', '.join(found) or 'none'}")
     return {split: _file(folder, name) for split, name in task.splits.items()}
 
 
@@ -131,29 +135,57 @@ def _checked(task: Task, place: str, numbered: Iterable[tuple[int, object]]) -> 
     """The rows as a Dataset; a row that is not valid is an InputError naming `place` and its line."""
     rows = []
     for number, row in numbered:
-        if problem := _problem(task, row):
-            raise InputError(f"{place}, line {number}: {problem}")
-        rows.append(row)
+        try:
+            rows.append(_valid(task, row))
+        except InputError as error:
+            raise InputError(f"{place}, line {number}: {error}") from error
     if not rows:
         raise InputError(f"{place} has no rows; valid: at least one in every split")
-    features = {column: Value("string") for column in task.text_columns}
-    features[task.label_column] = ClassLabel(names=list(task.labels)) if task.labels else Value("float64")
-    if all(type(row.get("idx")) is int for row in rows):
+    features = _features(task)
+    if "idx" not in features and all(type(row.get("idx")) is int for row in rows):
         features["idx"] = Value("int64")
     return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, Features(features))
 
 
-def _problem(task: Task, row: object) -> str | None:
-    """What is wrong with a row, or None."""
+def _features(task: Task) -> dict[str, Any]:
+    """The columns of every row."""
+    features: dict[str, Any] = dict.fromkeys(task.text_columns, Value("string"))
+    features[task.label_column] = ClassLabel(names=list(task.labels)) if task.labels else Value("float64")
+    if task.has_lists:
+        features |= {task.text_columns[-1]: List(Value("string")), task.label_column: List(Value("int64"))}
+    return features | (dict(VIEWS[task.view].keeps) if task.view else {})
+
+
+def _valid(task: Task, row: object) -> dict[str, Any]:
+    """The row in the columns of the task; what is wrong with it is an InputError."""
     if not isinstance(row, dict):
-        return f"holds {short(row)}; valid: a JSON object"
-    for column in (*task.text_columns, task.label_column):
+        raise InputError(f"holds {short(row)}; valid: a JSON object")
+    view = VIEWS[task.view] if task.view else None
+    for column in view.columns if view else (*task.text_columns, task.label_column):
         if column not in row:
-            return f"no column {column!r}; columns there: {', '.join(sorted(row)) or 'none'}"
-    for column in task.text_columns:
+            raise InputError(f"no column {column!r}; columns there: {', '.join(sorted(row)) or 'none'}")
+    if view:
+        row = {"idx": row.get("idx")} | view.make(row)
+    if task.has_lists:
+        _check_list(task, row)
+    for column in task.text_columns[: -1 if task.has_lists else None]:
         if problem := _text_problem(row[column], column in task.may_be_empty):
-            return f"column {column!r} {problem}"
-    return _label_problem(task, row[task.label_column])
+            raise InputError(f"column {column!r} {problem}")
+    if not task.has_lists and (problem := _label_problem(task, row[task.label_column])):
+        raise InputError(problem)
+    return row
+
+
+def _check_list(task: Task, row: dict[str, Any]) -> None:
+    """Candidates are texts, there is at least one, and each has a grade."""
+    column, label = task.text_columns[-1], task.label_column
+    if not row[column]:
+        raise InputError(f"column {column!r} holds no candidates; valid: a list of at least one text")
+    for at, (text, grade) in enumerate(zip(row[column], row[label], strict=True)):
+        if problem := _text_problem(text, may_be_empty=False):
+            raise InputError(f"{column} {at} (counted from 0) {problem}")
+        if type(grade) is not int or grade < 0:
+            raise InputError(f"{label} {short(grade)} of {column} {at} (counted from 0); valid: an integer >= 0")
 
 
 def _text_problem(text: object, may_be_empty: bool) -> str | None:

@@ -1,0 +1,73 @@
+"""The shapes of the profiles' decoders, so that a plan needs no download, and what follows from a shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from gemma_encoder.errors import InputError
+from gemma_encoder.loading import checkpoint_path
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder of gated feed-forward blocks whose input and output embeddings are one."""
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    licence: str = ""  # that must be accepted on the hub before a download
+
+    @property
+    def linear(self) -> int:
+        """Weights of the blocks: each is multiplied once for every token."""
+        attention = 2 * self.width * self.head_dim * (self.heads + self.kv_heads)
+        return self.layers * (attention + 3 * self.width * self.ffn)
+
+    @property
+    def parameters(self) -> int:
+        """All weights but the norms, which are less than 0.2 %."""
+        return self.linear + self.vocab * self.width
+
+    def lora(self, rank: int) -> int:
+        """Weights of LoRA's two matrices on every linear layer of the blocks: rank x (inputs + outputs)."""
+        attention = 2 * self.head_dim * (self.heads + self.kv_heads)
+        return rank * self.layers * (7 * self.width + attention + 3 * self.ffn)
+
+
+GEMMA = "Gemma Terms of Use"
+SHAPES = {  # sources: the public config files; Ettin: the table of its repository's README
+    "jhu-clsp/ettin-decoder-17m": Shape(7, 256, 4, 4, 64, 384, 50368),
+    "jhu-clsp/ettin-decoder-32m": Shape(10, 384, 6, 6, 64, 576, 50368),
+    "jhu-clsp/ettin-decoder-68m": Shape(19, 512, 8, 8, 64, 768, 50368),
+    "jhu-clsp/ettin-decoder-150m": Shape(22, 768, 12, 12, 64, 1152, 50368),
+    "google/gemma-3-270m": Shape(18, 640, 4, 1, 256, 2048, 262144, GEMMA),
+    "google/gemma-2-2b": Shape(26, 2304, 8, 4, 256, 9216, 256000, GEMMA),
+    "google/gemma-2-9b": Shape(42, 3584, 16, 8, 256, 14336, 256000, GEMMA),
+}
+
+
+def shape_of(model: str) -> Shape:
+    """From the table, or from the config of a checkpoint folder; InputError for anything else."""
+    if model in SHAPES:
+        return SHAPES[model]
+    folder = Path(checkpoint_path(model))
+    if not (folder / "config.json").is_file():
+        raise InputError(f"no shape is known of model {model!r}; valid: a checkpoint folder, {', '.join(SHAPES)}")
+    config = AutoConfig.from_pretrained(folder)
+    heads = config.num_attention_heads
+    return Shape(
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        ffn=config.intermediate_size,
+        vocab=config.vocab_size,
+    )

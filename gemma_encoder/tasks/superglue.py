@@ -1,0 +1,59 @@
+"""The eight tasks of SuperGLUE (Wang et al., 2019): columns, label order and metrics of the hub's aps/super_glue."""
+
+from __future__ import annotations
+
+from gemma_encoder.tasks.task import HubSource, Task, register
+
+REVISION = "5234c61e804e85e5994b14b002fa9ec34487bcfb"
+NO_YES = ("False", "True")
+
+
+def _superglue(name: str, title: str, text_columns: tuple[str, ...], labels: tuple[str, ...], **rest) -> Task:
+    """A task whose folder and hub configuration have its name; `config` is that name where it differs."""
+    config = rest.pop("config", name)
+    settings = {"kind": "classification", "metrics": ("accuracy",), "folder": f"super_glue/{config}", **rest}
+    hub = HubSource("aps/super_glue", config, REVISION)
+    return register(Task(name, "super_glue", title, text_columns=text_columns, labels=labels, hub=hub, **settings))
+
+
+BOOLQ = _superglue("boolq", "BoolQ", ("question", "passage"), NO_YES)
+
+CB = _superglue(
+    "cb",
+    "CB",
+    ("premise", "hypothesis"),
+    ("entailment", "contradiction", "neutral"),
+    metrics=("accuracy", "macro_f1"),
+)
+
+COPA = _superglue("copa", "COPA", ("premise", "question", "choice"), (), kind="choice", view="copa")
+
+MULTIRC = _superglue(
+    "multirc",
+    "MultiRC",
+    ("paragraph", "question", "answer"),
+    NO_YES,
+    metrics=("f1a", "em_question"),
+    view="multirc",
+    may_be_empty=("answer",),  # three rows of the official training split
+)
+
+RECORD = _superglue(
+    "record",
+    "ReCoRD",
+    ("passage", "query", "entity"),
+    (),
+    kind="choice",
+    metrics=("f1_token", "em"),
+    view="record",
+)
+
+RTE = _superglue(
+    "rte_superglue", "RTE (SuperGLUE)", ("premise", "hypothesis"), ("entailment", "not_entailment"), config="rte"
+)
+
+WIC = _superglue("wic", "WiC", ("word", "sentence1", "sentence2"), NO_YES, view="wic")
+
+WSC = _superglue("wsc", "WSC", ("text", "span1_text"), NO_YES, view="wsc")
+
+SUPERGLUE = (BOOLQ, CB, COPA, MULTIRC, RECORD, RTE, WIC, WSC)
