@@ -122,14 +122,16 @@ def test_only_true_labels_carry_over_to_unseen_rows(tiny_decoder, shuffled):
 
 def test_grouping_by_length_takes_every_example_once_an_epoch(tiny_decoder, tmp_path):
     lengths = [3 + (17 * row) % 29 for row in range(400)]
-    rows = Dataset.from_list([{"input_ids": [row] * length, "labels": row % 2} for row, length in enumerate(lengths)])
+    rows = Dataset.from_list(
+        [{"input_ids": [row + 3] * length, "labels": row % 2} for row, length in enumerate(lengths)]
+    )
     seen = []
 
     def watched(features):
-        seen.append([row["input_ids"][0] for row in features])
+        seen.append([row["input_ids"][0] - 3 for row in features])
         return collate(features, pad_id=0)
 
-    model = GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder(vocab_size=400), num_labels=2)
+    model = GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder(vocab_size=403), num_labels=2)
     arguments = TrainingArguments(
         tmp_path,
         num_train_epochs=1,

@@ -19,7 +19,14 @@ import torch
 import transformers
 from datasets import Dataset, DatasetDict
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_callback import PrinterCallback
 
 from gemma_encoder import attention
@@ -28,8 +35,8 @@ from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.experiments.store import RUNS, RunResult, check_writable, load, run_folder, save, whole_folder
 from gemma_encoder.experiments.watch import rows_of, watch
 from gemma_encoder.loading import load_tokenizer
-from gemma_encoder.lora import add_lora, merge_lora
 from gemma_encoder.tasks import (
+    Task,
     collate,
     compute,
     encode,
@@ -165,6 +172,48 @@ def _environment(model: Head) -> dict[str, str]:
     }
 
 
+def _timing(seconds: float, epochs: int, rows: list, lists: bool) -> dict[str, float]:
+    tokens = epochs * sum(map(len, chain.from_iterable(rows) if lists else rows))
+    return {
+        "train_seconds": seconds,
+        "train_tokens": tokens,
+        "tokens_per_second": tokens / seconds,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def _model(spec: RunSpec, task: Task) -> nn.Module:
+    """The adapted decoder with the head of the task, its mask proven."""
+    model = head_of(task).from_decoder(
+        spec.model,
+        attention=spec.attention,
+        pooling=spec.pooling,
+        attention_dropout=spec.attention_dropout,
+        ffn_dropout=spec.ffn_dropout,
+        unpadded=spec.padding == "none",
+        num_labels=task.num_labels,
+        ranking_loss=spec.ranking_loss,
+        text_columns=task.text_columns,
+    )
+    check_visibility(model)
+    if not spec.lora_rank:
+        return model
+    from gemma_encoder.lora import add_lora  # PEFT is an extra, and slow to import
+
+    return add_lora(model, spec.lora_rank, spec.lora_alpha)
+
+
+def _keep(model: nn.Module, tokenizer: PreTrainedTokenizerBase, target: Path) -> None:
+    """Write the fine-tuned model, LoRA merged into it, and its tokenizer to the new folder `target`."""
+    if not isinstance(model, PreTrainedModel):
+        from gemma_encoder.lora import merge_lora
+
+        model = merge_lora(model)
+    with whole_folder(target) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
 def train(spec: RunSpec, working: Path, keep: Path | None = None) -> tuple[RunResult, list[dict]]:
     """Fine-tune as `spec` says; returns the result (not yet on disk) and one prediction per validation row.
 
@@ -178,22 +227,8 @@ def train(spec: RunSpec, working: Path, keep: Path | None = None) -> tuple[RunRe
     references = {name: references_of(task, part) for name, part in rows.items() if name != "train"}
 
     side = "left" if spec.padding == "left" else "right"  # an unpadded batch is packed by the model itself
-
     set_seed(spec.seed)
-    model = head_of(task).from_decoder(
-        spec.model,
-        attention=spec.attention,
-        pooling=spec.pooling,
-        attention_dropout=spec.attention_dropout,
-        ffn_dropout=spec.ffn_dropout,
-        unpadded=spec.padding == "none",
-        num_labels=task.num_labels,
-        ranking_loss=spec.ranking_loss,
-        text_columns=task.text_columns,
-    )
-    check_visibility(model)
-    if spec.lora_rank:
-        model = add_lora(model, spec.lora_rank, spec.lora_alpha)
+    model = _model(spec, task)
 
     def evaluate(name: str = "validation") -> Evaluation:
         logits = logits_of(task, model, features[name], EVALUATION_BATCH, side)
@@ -215,28 +250,19 @@ def train(spec: RunSpec, working: Path, keep: Path | None = None) -> tuple[RunRe
     trainer.train(resume_from_checkpoint=resumed)
     seconds = time.perf_counter() - start
     if keep is not None:
-        with whole_folder(keep) as folder:
-            (merge_lora(model) if spec.lora_rank else model).save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+        _keep(model, tokenizer, keep)
 
     final = {name: curve.last if name == "validation" else evaluate(name) for name in references}
     metrics = joined({name: part.metrics for name, part in final.items()})
-    trained = features["train"]["input_ids"][:]
-    tokens = spec.epochs * sum(map(len, chain.from_iterable(trained) if task.has_lists else trained))
-    timing = {
-        "train_seconds": seconds,
-        "train_tokens": tokens,
-        "tokens_per_second": tokens / seconds,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
-    environment = {**_environment(model), "truncated": str(cut), "resumed": str(resumed)}
     answers = [
         {"split": name, "row": row, "prediction": prediction, "label": label}
         for name, part in final.items()
         for row, (prediction, label) in enumerate(zip(part.predictions, references[name], strict=True))
     ]
-    rows_of_curve = [row for row in trainer.state.log_history if "validation_loss" in row]
-    return RunResult(spec, metrics, score(task, metrics), rows_of_curve, timing, environment, Path(os.devnull)), answers
+    points = [row for row in trainer.state.log_history if "validation_loss" in row]
+    timing = _timing(seconds, spec.epochs, features["train"]["input_ids"][:], task.has_lists)
+    environment = {**_environment(model), "truncated": str(cut), "resumed": str(resumed)}
+    return RunResult(spec, metrics, score(task, metrics), points, timing, environment, Path(os.devnull)), answers
 
 
 def run(spec: RunSpec, root: Path = RUNS, keep: Path | None = None) -> RunResult:

@@ -1,0 +1,199 @@
+"""The benchmarks compare like with like, take turns, and write what they measured; no speed is tested here."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks import anatomy, contenders, gpu, workload
+from benchmarks.report import by_part, frame, markdown, write_report
+from benchmarks.timing import LEAST_ROUNDS, MOST_ROUNDS, Row, ratios, take_turns
+from gemma_encoder.errors import InputError
+from gemma_encoder.reports.html import check_html
+from gemma_encoder.tasks import collate
+
+ROWS = [
+    Row("training", "tiny, SST-2", "kit", [1.0, 2.0, 4.0], tokens=100, examples=10),
+    Row("training", "tiny, SST-2", "other", [2.0, 6.0, 4.0], tokens=100, examples=10, note="differs"),
+    Row("memory", "tiny, QNLI", "kit", value=512.0, unit="MiB at most"),
+    Row("scaling", "tiny, 1 row", "forward and backward", [0.5]),
+    Row("scaling", "tiny, 1 row", "utilisation", value=12.5, unit="% of the ceiling"),
+]
+
+
+def test_contenders_take_turns_and_the_first_round_is_not_counted():
+    seen = []
+
+    def contender(name):
+        def run():
+            seen.append(name)
+            return float(len(seen))
+
+        return run
+
+    taken = take_turns({name: contender(name) for name in "abc"}, budget=0)
+    assert "".join(seen) == "abc" + "abc" + "bca" + "cab"
+    assert taken == {"a": [4.0, 9.0, 11.0], "b": [5.0, 7.0, 12.0], "c": [6.0, 8.0, 10.0]}
+    assert len(taken["a"]) == LEAST_ROUNDS
+
+
+def test_rounds_end_at_the_greatest_number_however_much_time_is_left():
+    assert len(take_turns({"a": lambda: 1.0}, budget=1e9)["a"]) == MOST_ROUNDS
+
+
+def test_ratios_are_taken_round_by_round():
+    assert ratios([2.0, 6.0, 4.0], [1.0, 2.0, 4.0]) == (2.0, 1.0, 3.0)
+
+
+@pytest.mark.parametrize("task", ["SST-2", "MS MARCO"])
+def test_the_two_stacks_that_are_compared_compute_the_same(task):
+    assert contenders.disagreement("tiny", workload.work(task, 6)) < 1e-6
+
+
+def test_another_window_would_be_noticed(monkeypatch):
+    class Wider(contenders.GemmaEncoderForSequenceClassification):
+        @classmethod
+        def from_decoder(cls, decoder, **settings):
+            decoder.config.sliding_window += 1
+            return super().from_decoder(decoder, **settings)
+
+    monkeypatch.setattr(contenders, "GemmaEncoderForSequenceClassification", Wider)
+    assert contenders.disagreement("tiny", workload.work("MS MARCO", 6)) > 1e-6
+
+
+def test_all_contenders_train_on_the_same_rows_with_the_same_optimiser(monkeypatch):
+    work, seen = workload.work("SST-2", 8), {}
+    for name in (contenders.KIT, contenders.DYNAMIC, contenders.FULL, contenders.GROUPED):
+        trainer = contenders.contender(name, "tiny", work, 4)()
+        rows = [row for batch in trainer.get_train_dataloader() for row in batch["attention_mask"].sum(1).tolist()]
+        widths = {batch["input_ids"].shape[1] for batch in trainer.get_train_dataloader()}
+        trainer.create_optimizer_and_scheduler(2)
+        group = trainer.optimizer.param_groups[0]
+        seen[name] = sorted(rows), type(trainer.optimizer), group["lr"], group["betas"], group["weight_decay"]
+        assert (widths == {work.max_length}) == (name == contenders.FULL)
+    assert len(set(map(str, seen.values()))) == 1
+    assert sum(seen[contenders.KIT][0]) == work.tokens
+
+
+def test_fixed_width_fills_up_with_slots_without_a_token():
+    batch = contenders.fixed_width([{"input_ids": [1, 5], "labels": 0}, {"input_ids": [1, 5, 6], "labels": 1}], 5)
+    assert batch["attention_mask"].tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]
+    assert batch["input_ids"].shape == (2, 5)
+    assert batch["labels"].tolist() == [0, 1]
+
+
+def test_halves_keep_every_word():
+    assert contenders.halves(["a b c", "d e"]) == [("a", "b c"), ("d", "e")]
+
+
+def test_parts_of_a_step_add_up():
+    found = anatomy.parts("tiny", contenders.KIT, workload.work("SST-2", 8), 4)
+    assert tuple(found) == anatomy.PARTS
+    assert all(seconds > 0 for seconds in found.values())
+
+
+def test_operations_of_one_token_count_every_weight_of_the_blocks():
+    model = workload.upstream("tiny").base_model
+    weights = sum(p.numel() for name, p in model.named_parameters() if "layers." in name and p.dim() == 2)
+    attention = 12 * 4 * 4 * 32  # layers, heads, head width; one pair
+    assert anatomy.operations("tiny", [1]) == 6 * weights + attention
+
+
+def test_recorded_lengths_are_lognormal_within_limits():
+    fit = workload.pd.read_csv(workload.LENGTHS, index_col="task")
+    assert set(fit.index) == set(workload.FILES)
+    lengths = torch.tensor(workload.sample("SST-2", 4000)).float()
+    assert lengths.median() == pytest.approx(1 + workload.math.exp(fit.loc["SST-2", "log_mean"]), abs=1)
+    assert lengths.min() >= workload.SHORTEST
+    assert lengths.max() <= workload.MAX_LENGTH["SST-2"]
+
+
+def test_texts_have_the_lengths_they_were_asked_to_have():
+    work = workload.work("QNLI", 20)
+    asked = workload.sample("QNLI", 20)
+    assert all(abs(len(row) - length) <= 2 for row, length in zip(work.ids, asked, strict=True))
+
+
+def test_real_lengths_are_those_of_the_rendered_rows(tmp_path):
+    (tmp_path / "msmarco").mkdir()
+    record = {"query": "why", "passages": [{"text": "because"}, {"text": "so"}]}
+    with workload.gzip.open(tmp_path / "msmarco/trec_dl19.jsonl.gz", "wt") as file:
+        file.write(json.dumps(record) + "\n")
+    rows = ["query: why passage: because", "query: why passage: so"]
+    assert workload.real_characters("MS MARCO", tmp_path) == [len(row) for row in rows]
+    with pytest.raises(InputError, match=r"no glue/sst2/train.jsonl.gz"):
+        workload.real_characters("SST-2", tmp_path)
+
+
+def test_a_table_has_medians_and_factors_of_the_first_row():
+    table = frame(by_part(ROWS)["training"])
+    assert table["median"].tolist() == ["2000.0 ms", "4000.0 ms"]
+    assert table.iloc[1, 3] == "2.00 (1.00 to 3.00)"
+    assert table["tokens/s"].tolist() == ["50", "25"]
+
+
+def test_the_page_is_whole_and_holds_every_row(tmp_path):
+    write_report(ROWS, {"processor": "a <b>"}, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert check_html(text) == []
+    assert "differs" in text
+    assert "a &lt;b&gt;" in text
+
+
+def test_the_command_writes_the_rows_it_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "PARTS", {"training": lambda data, quick: ROWS[:2]})
+    assert command.main(["--quick", "--out", str(tmp_path)]) == 0
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert [Row(**row) for row in stored["rows"]] == ROWS[:2]
+    assert (tmp_path / "results.md").read_text() == markdown(ROWS[:2], stored["environment"])
+    for file in tmp_path.iterdir():
+        assert str(tmp_path) not in file.read_text()
+
+
+def test_an_unknown_part_is_one_line_and_exit_code_2(capsys, tmp_path):
+    assert command.main(["trainings", "--out", str(tmp_path)]) == 2
+    assert "'trainings'" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_gpu_script_ends_without_a_gpu_and_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(gpu, "SETTINGS", gpu.SETTINGS[:4])
+    path = tmp_path / "gpu.json"
+    assert gpu.main(["--shape", "tiny", "--task", "SST-2", "--batch", "2", "--updates", "1", "--out", str(path)]) == 0
+    found = json.loads(path.read_text())
+    assert "no GPU figure has been measured" in found["device"]
+    assert all(line["tokens_per_second"] > 0 for line in found["lines"])
+    assert not any("peak_memory_gib" in line for line in found["lines"])
+
+
+def test_the_gpu_script_trains_lora_matrices_only():
+    for setting in (gpu.SETTINGS[0], gpu.SETTINGS[2]):
+        model = gpu.build(setting, "tiny", 2, torch.device("cpu"))
+        trained = [name for name, each in model.named_parameters() if each.requires_grad]
+        assert all("lora_" in name or "head." in name or "score" in name for name in trained)
+        assert any("lora_" in name for name in trained)
+
+
+def test_what_fails_on_the_gpu_is_a_line_that_says_why(monkeypatch):
+    def fails(*arguments):
+        raise MemoryError("full\nsecond line")
+
+    monkeypatch.setattr(gpu, "build", fails)
+    found = gpu.measure(gpu.SETTINGS[0], "tiny", 0, [], torch.device("cpu"), 1.0)
+    assert found == {"setting": "kit, packed", "failed": "MemoryError: full"}
+
+
+def test_a_large_shape_without_a_gpu_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main(["--shape", "2b"]) == 2
+    assert "valid without one: 'tiny'" in capsys.readouterr().err
+
+
+def test_batches_of_random_tokens_have_the_sampled_lengths():
+    rows = gpu.batches("SST-2", 2, 3, 512, None)
+    assert [row["attention_mask"].sum().item() for row in rows] == [
+        sum(workload.sample("SST-2", 6)[at : at + 2]) for at in (0, 2, 4)
+    ]
+    assert set(rows[0]) == set(collate([{"input_ids": [1], "labels": 0}], 0))
