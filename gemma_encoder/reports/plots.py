@@ -63,6 +63,13 @@ def use_theme() -> None:
 
 def show(fig: Figure, alt: str) -> None:
     """Display `fig` as PNG with `alt` as its description for those who do not see it, and close it."""
+    image, width = png(fig, alt)
+    data = {"image/png": image, "text/plain": f"[figure: {alt}]"}
+    display(data, raw=True, metadata={"image/png": {"alt": alt, "width": width}})
+
+
+def png(fig: Figure, alt: str) -> tuple[str, int]:
+    """`fig` as a PNG in base64, and its width on a screen in pixels; closes it. A short `alt` is an InputError."""
     if len(alt.strip()) < MIN_ALT:
         raise InputError(f"alt text says what a figure shows in at least {MIN_ALT} characters, received {alt!r}")
     drawn, file = io.BytesIO(), io.BytesIO()
@@ -71,9 +78,7 @@ def show(fig: Figure, alt: str) -> None:
     Image.open(drawn).convert("RGB").quantize(COLOURS).save(file, format="png", optimize=True)
     width = round(fig.get_figwidth() * SCREEN_DPI)
     plt.close(fig)
-    image = base64.b64encode(file.getvalue()).decode("ascii")
-    data = {"image/png": image, "text/plain": f"[figure: {alt}]"}
-    display(data, raw=True, metadata={"image/png": {"alt": alt, "width": width}})
+    return base64.b64encode(file.getvalue()).decode("ascii"), width
 
 
 def means_with_intervals(

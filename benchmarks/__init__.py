@@ -1,0 +1,1 @@
+"""The kit measured against what anybody would use instead: `python -m benchmarks`."""

@@ -1,0 +1,131 @@
+"""Where the time of a run goes, and how far it is from what the machine can do.
+
+Forward, backward and optimiser are clocked inside Trainer; everything else of a step is overhead. Utilisation is the
+model's arithmetic (6 operations a weight of the blocks and token, 12 an attention pair and layer; embeddings and norms
+are not counted) over what this machine's matrix product does in the same run.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from benchmarks.contenders import DYNAMIC, KIT, Clock, contender, kit_model
+from benchmarks.timing import Row, clocked, take_turns
+from benchmarks.workload import Work, config_of, tokenizer, work
+from gemma_encoder.tasks import collate
+
+SQUARES = (512, 1024, 2048)  # sides of the matrices whose product gives the ceiling
+BATCH = 32
+TOKENS = 1024  # of a step, whatever the length of its rows
+PARTS = ("forward", "backward", "optimiser", "everything else")
+
+
+class Parts(TrainerCallback):
+    """Seconds of one run by part, from hooks around the model, the backward pass and the optimiser."""
+
+    def __init__(self, trainer):
+        self.seconds, self.trainer, self.clock = dict.fromkeys(PARTS, 0.0), trainer, Clock()
+        trainer.model.register_forward_pre_hook(lambda *_: self._start())
+        trainer.model.register_forward_hook(lambda *_: self._stop("forward"))
+        backward = trainer.accelerator.backward
+
+        def timed(*args, **kwargs):
+            self._start()
+            backward(*args, **kwargs)
+            self._stop("backward")
+
+        trainer.accelerator.backward = timed
+
+    def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
+        inner = getattr(optimizer, "optimizer", optimizer)
+        inner.register_step_pre_hook(lambda *_: self._start())
+        inner.register_step_post_hook(lambda *_: self._stop("optimiser"))
+
+    def _start(self) -> None:
+        self.at = time.perf_counter()
+
+    def _stop(self, part: str) -> None:
+        self.seconds[part] += time.perf_counter() - self.at
+
+
+def parts(shape: str, name: str, rows: Work, batch_size: int) -> dict[str, float]:
+    """Seconds of one epoch of contender `name`, by part."""
+    trainer = contender(name, shape, rows, batch_size)()
+    trainer.remove_callback(PrinterCallback)
+    watch, clock = Parts(trainer), Clock()
+    trainer.add_callback(watch)
+    trainer.add_callback(clock)
+    trainer.train()
+    return watch.seconds | {"everything else": clock.seconds - sum(watch.seconds.values())}
+
+
+def anatomy(data: Path | None, quick: bool) -> list[Row]:
+    """Shares of a step, of the kit and of Trainer with dynamic padding."""
+    table = []
+    for shape, steps in ({"tiny": 4} if quick else {"tiny": 12, "30M": 3}).items():
+        rows = work("SST-2", steps * BATCH, data)
+        for name in (KIT, DYNAMIC):
+            parts(shape, name, rows, BATCH)  # the first run of a process pays for what is set up once
+            found = parts(shape, name, rows, BATCH)
+            whole = sum(found.values())
+            table += [
+                Row("anatomy", f"{shape}, SST-2, {name}", part, value=100 * seconds / whole, unit="% of a step")
+                for part, seconds in found.items()
+            ]
+    return table
+
+
+def ceiling() -> float:
+    """Operations a second of the best matrix product of this machine, float32, on all threads of this process."""
+    best = 0.0
+    for side in SQUARES:
+        left, right = torch.randn(side, side), torch.randn(side, side)
+        seconds = min(clocked(partial(torch.mm, left, right))() for _ in range(6))
+        best = max(best, 2 * side**3 / seconds)
+    return best
+
+
+def operations(shape: str, lengths: list[int]) -> float:
+    """Operations of forward and backward over rows of these lengths; see the head of this module."""
+    config = config_of(shape)
+    heads = config.num_attention_heads + config.num_key_value_heads
+    block = 2 * config.hidden_size * config.head_dim * heads + 3 * config.hidden_size * config.intermediate_size
+    pairs = sum(length**2 for length in lengths)
+    attention = 12 * config.num_attention_heads * config.head_dim * pairs
+    return config.num_hidden_layers * (6 * block * sum(lengths) + attention)
+
+
+def update(model: PreTrainedModel, lengths: list[int]) -> None:
+    """Forward and backward over one batch of rows of these lengths."""
+    features = [{"input_ids": [1, *[5] * (length - 1)], "labels": at % 2} for at, length in enumerate(lengths)]
+    model(**collate(features, tokenizer().pad_token_id)).loss.backward()
+    model.zero_grad()
+
+
+def scaling(data: Path | None, quick: bool) -> list[Row]:
+    """Cost against length at a fixed number of tokens, against the rows of a batch, and against the size of the model.
+
+    Next to each time stands the utilisation; the ceiling is measured before and after, and the greater one counts.
+    """
+    del data  # lengths are set here
+    shapes, long = ("tiny",) if quick else ("tiny", "8M", "30M"), (32, 128) if quick else (16, 64, 128, 256, 512)
+    main = shapes[-1]
+    cases = {f"{main}, {TOKENS} tokens in rows of {n}": (main, [n] * (TOKENS // n)) for n in long}
+    cases |= {f"{main}, {n} rows of 32 tokens": (main, [32] * n) for n in ((1, 8) if quick else (1, 4, 16))}
+    cases |= {f"{shape}, SST-2 lengths": (shape, list(map(len, work("SST-2", 32).ids))) for shape in shapes}
+    models, before = {shape: kit_model(shape).train() for shape in shapes}, ceiling()
+    calls = {case: clocked(partial(update, models[shape], lengths)) for case, (shape, lengths) in cases.items()}
+    taken = take_turns(calls, 2 if quick else 30)
+    top = max(before, ceiling())
+    table = [Row("scaling", "matrix product", "ceiling", value=top / 1e9, unit="GFLOP/s")]
+    for case, (shape, lengths) in cases.items():
+        table.append(Row("scaling", case, "forward and backward", taken[case], sum(lengths), len(lengths)))
+        share = 100 * operations(shape, lengths) / min(taken[case]) / top
+        table.append(Row("scaling", case, "utilisation", value=share, unit="% of the ceiling"))
+    return table

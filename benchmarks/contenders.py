@@ -1,0 +1,163 @@
+"""The contenders of fine-tuning: the same weights, examples, optimiser and precision, and Trainer for all.
+
+What differs, and cannot be made the same: our head is an MLP, theirs one linear layer on the same (last) token; and the
+CrossEncoder tokenises in its collator, two texts a row, so that it may read one BOS more.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from sentence_transformers import CrossEncoder
+from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+from sentence_transformers.cross_encoder.losses import CrossEntropyLoss
+from torch import Tensor
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.utils import logging
+
+from benchmarks.workload import Work, tokenizer, upstream
+from gemma_encoder import GemmaEncoderForSequenceClassification
+from gemma_encoder.tasks import collate
+
+KIT, DYNAMIC, GROUPED = "kit", "Trainer, dynamic padding", "Trainer, grouped by length"
+FULL, CROSS, KIT_GROUPED = "Trainer, padded to max_length", "sentence-transformers CrossEncoder", "kit, grouped"
+KIT_PADDED = "kit, padded"
+CONTENDERS = (KIT, DYNAMIC, FULL, GROUPED, CROSS, KIT_GROUPED, KIT_PADDED)
+NOTES = {
+    FULL: "run_glue's default",
+    GROUPED: "other examples share a batch",
+    KIT_GROUPED: "other examples share a batch",
+    CROSS: "tokenises in its collator; its padding is dynamic",
+}
+
+
+class Clock(TrainerCallback):
+    """Seconds from the begin of the first update to the end of the last, evaluation and start-up left out."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 0:
+            self.start = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seconds = time.perf_counter() - self.start
+
+
+def kit_model(shape: str, unpadded: bool = True, attention_dropout: float = 0.1) -> PreTrainedModel:
+    """Our classifier on the weights of `upstream(shape)`, its window as in the decoder, feed-forward dropout off."""
+    decoder = upstream(shape).base_model
+    decoder.config.sliding_window += 1
+    settings = {"attention_dropout": attention_dropout, "ffn_dropout": 0.0, "pooling": "last", "num_labels": 2}
+    return GemmaEncoderForSequenceClassification.from_decoder(decoder, unpadded=unpadded, **settings)
+
+
+def fixed_width(features: list[dict], width: int) -> dict[str, Tensor]:
+    """A batch padded to `width`, as run_glue does by default."""
+    batch = collate(features, tokenizer().pad_token_id)
+    missing = width - batch["input_ids"].shape[1]
+    padded = {name: torch.nn.functional.pad(batch[name], (0, missing)) for name in ("input_ids", "attention_mask")}
+    return batch | padded
+
+
+def arguments(kind: type[TrainingArguments], batch_size: int, **others: object) -> TrainingArguments:
+    """The settings of every contender: those of a run of the kit, for one epoch."""
+    return kind(
+        output_dir=tempfile.gettempdir(),
+        per_device_train_batch_size=batch_size,
+        num_train_epochs=1,
+        learning_rate=1e-5,
+        seed=0,
+        save_strategy="no",
+        logging_steps=1,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        **others,
+    )
+
+
+def trainer_of(name: str, model: PreTrainedModel, work: Work, batch_size: int) -> Trainer:
+    """A Trainer of contender `name` over the rows of `work`."""
+    rows = Dataset.from_dict({"input_ids": work.ids, "labels": work.labels})
+    grouped = {"train_sampling_strategy": "group_by_length"} if name in (GROUPED, KIT_GROUPED) else {}
+    padded = partial(collate, pad_id=tokenizer().pad_token_id)
+    collator = partial(fixed_width, width=work.max_length) if name == FULL else padded
+    settings = arguments(TrainingArguments, batch_size, **grouped)
+    return Trainer(model, settings, train_dataset=rows, data_collator=collator)
+
+
+def cross_encoder(model: PreTrainedModel, max_length: int) -> CrossEncoder:
+    """sentence-transformers' CrossEncoder on transformers' own classifier, bidirectional like the others."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        tokenizer().save_pretrained(folder)
+        loaded = CrossEncoder(
+            folder, max_length=max_length, device="cpu", model_kwargs={"attn_implementation": "eager"}
+        )
+    if getattr(loaded[0].auto_model.config, "is_causal", True):
+        raise RuntimeError("the CrossEncoder reads causally: the comparison would not be fair")
+    return loaded
+
+
+def halves(texts: list[str]) -> list[tuple[str, str]]:
+    """Each text as the two texts of a pair, which together hold the same words."""
+    split = [text.split() for text in texts]
+    return [(" ".join(row[: len(row) // 2]), " ".join(row[len(row) // 2 :])) for row in split]
+
+
+def cross_trainer(model: CrossEncoder, work: Work, batch_size: int) -> Trainer:
+    """sentence-transformers' own trainer over the rows of `work`."""
+    first, second = zip(*halves(work.texts), strict=True)
+    rows = Dataset.from_dict({"first": list(first), "second": list(second), "label": work.labels})
+    settings = arguments(CrossEncoderTrainingArguments, batch_size)
+    return CrossEncoderTrainer(model, settings, train_dataset=rows, loss=CrossEntropyLoss(model))
+
+
+def contender(name: str, shape: str, work: Work, batch_size: int) -> Callable[[], Trainer]:
+    """A function that makes a fresh Trainer of contender `name`, around a model that is made once."""
+    if name == CROSS:
+        model = cross_encoder(upstream(shape), work.max_length)
+        return partial(cross_trainer, model, work, batch_size)
+    if name.startswith(KIT):
+        model = kit_model(shape, unpadded=name != KIT_PADDED)
+    else:
+        model = upstream(shape)
+        model.config.pad_token_id = tokenizer().pad_token_id
+    return partial(trainer_of, name, model, work, batch_size)
+
+
+def one_epoch(make: Callable[[], Trainer]) -> float:
+    """Seconds of one epoch."""
+    logging.set_verbosity_error()
+    trainer, clock = make(), Clock()
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(clock)
+    trainer.train()
+    return clock.seconds
+
+
+@torch.no_grad()
+def disagreement(shape: str, work: Work) -> float:
+    """Largest difference between the two stacks' states on real tokens, dropout off, relative to the largest state."""
+    theirs, ours = upstream(shape).base_model.eval(), kit_model(shape).encoder.eval()
+    rows = [{"input_ids": row} for row in work.ids]
+    batch = collate(rows, tokenizer().pad_token_id)
+    real = batch["attention_mask"].bool()
+    expected = theirs(**batch, use_cache=False).last_hidden_state[real]
+    found = ours(**batch).last_hidden_state[real]
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def stored_beside(folder: Path, model: PreTrainedModel) -> Path:
+    """`model` and the tokenizer in `folder`, for libraries that load by name."""
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder

@@ -1,0 +1,219 @@
+"""Fine-tuning steps of Gemma 2's shapes with random weights on one GPU, in bfloat16.
+
+    python -m benchmarks.gpu --shape 2b --out results.json      # full fine-tuning
+    python -m benchmarks.gpu --shape 9b --lora 16 --out ...      # LoRA on a frozen decoder
+    python -m benchmarks.gpu --shape tiny                         # anywhere: does the script run to its end?
+
+Every line is one configuration: packed or padded, with and without gradient checkpointing and torch.compile, and
+transformers' own classifier with dynamic padding. A configuration that does not fit is a line that says so. Without a
+GPU the times are those of the processor, and the result says that no GPU figure was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import Gemma2Config, Gemma2ForSequenceClassification, PreTrainedModel
+
+from benchmarks.workload import MAX_LENGTH, sample
+from gemma_encoder import GemmaEncoderForSequenceClassification
+from gemma_encoder.errors import InputError
+from gemma_encoder.lora import add_lora
+from gemma_encoder.reports.files import write_whole
+from gemma_encoder.tasks import collate
+
+SHAPES = {  # in the order of FIELDS; source: the public config files
+    "tiny": (64, 128, 4, 4, 2, 16, 512),
+    "2b": (2304, 9216, 26, 8, 4, 256, 256_000),
+    "9b": (3584, 14336, 42, 16, 8, 256, 256_000),
+}
+FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+)
+UPSTREAM = "transformers, dynamic padding"
+WARM_UP = 2  # updates that are not counted; a compiled model compiles in them
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of the table."""
+
+    name: str
+    upstream: bool = False
+    unpadded: bool = True
+    checkpointing: bool = False
+    compiled: bool = False
+
+
+SETTINGS = (
+    Setting("kit, packed"),
+    Setting("kit, padded", unpadded=False),
+    Setting(UPSTREAM, upstream=True),
+    Setting("kit, packed, checkpointing", checkpointing=True),
+    Setting("kit, padded, checkpointing", unpadded=False, checkpointing=True),
+    Setting(f"{UPSTREAM}, checkpointing", upstream=True, checkpointing=True),
+    Setting("kit, packed, compiled", compiled=True),
+)
+
+
+def build(setting: Setting, shape: str, rank: int, device: torch.device) -> PreTrainedModel:
+    """A classifier of random weights in bfloat16, ready to train."""
+    torch.manual_seed(0)
+    sizes = dict(zip(FIELDS, SHAPES[shape], strict=True))
+    config = Gemma2Config(**sizes, num_labels=2, attention_dropout=0.1, use_cache=False, pad_token_id=0)
+    config.is_causal = False
+    with torch.device(device):
+        model = Gemma2ForSequenceClassification._from_config(config, attn_implementation="eager", dtype=torch.bfloat16)
+    if not setting.upstream:
+        settings = {"dtype": torch.bfloat16, "unpadded": setting.unpadded, "ffn_dropout": 0.0, "num_labels": 2}
+        model = GemmaEncoderForSequenceClassification.from_decoder(model.base_model, **settings).to(device)
+    if setting.checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    if rank:
+        model = with_lora(model, rank, setting.upstream)
+    if setting.compiled:
+        model.compile(dynamic=True)
+    return model.train()
+
+
+def with_lora(model: PreTrainedModel, rank: int, upstream: bool) -> PreTrainedModel:
+    """LoRA on every linear layer of the decoder, the head trained whole; the same matrices on both sides."""
+    if not upstream:
+        return add_lora(model, rank)
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(model, LoraConfig(r=rank, target_modules="all-linear", modules_to_save=["score"]))
+
+
+def batches(task: str, size: int, count: int, vocabulary: int, data: Path | None) -> list[dict[str, torch.Tensor]]:
+    """`count` batches of random tokens with the lengths of a task."""
+    lengths, source = sample(task, size * count, data), torch.Generator().manual_seed(0)
+    rows = [
+        {"input_ids": torch.randint(3, vocabulary, (length,), generator=source).tolist(), "labels": at % 2}
+        for at, length in enumerate(lengths)
+    ]
+    return [collate(rows[at : at + size], pad_id=0) for at in range(0, len(rows) - size + 1, size)]
+
+
+def matmul_rate(device: torch.device, side: int) -> float:
+    """Operations a second of the bfloat16 matrix product of that side."""
+    left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    times = []
+    for _ in range(10):
+        wait(device)
+        start = time.perf_counter()
+        left @ right
+        wait(device)
+        times.append(time.perf_counter() - start)
+    return 2 * side**3 / min(times)
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def operations(shape: str, lengths: list[int], trained: bool) -> float:
+    """Operations of forward and backward; a frozen weight has no gradient of its own (4 instead of 6 a token)."""
+    width, ffn, layers, heads, kv_heads, head_dim, _ = SHAPES[shape]
+    block = 2 * width * head_dim * (heads + kv_heads) + 3 * width * ffn
+    attention = 12 * heads * head_dim * sum(length**2 for length in lengths)
+    return layers * ((6 if trained else 4) * block * sum(lengths) + attention)
+
+
+def steps(model: PreTrainedModel, rows: list[dict[str, torch.Tensor]], device: torch.device) -> Iterator[float]:
+    """Seconds of each update: forward, backward, AdamW."""
+    optimiser = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-6, fused=True)
+    for batch in rows:
+        wait(device)
+        start = time.perf_counter()
+        model(**{name: value.to(device) for name, value in batch.items()}).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        wait(device)
+        yield time.perf_counter() - start
+
+
+def measure(setting: Setting, shape: str, rank: int, rows: list[dict], device: torch.device, top: float) -> dict:
+    """One line: median throughput, utilisation of the measured rate, peak memory; or why there is none."""
+    gpu = device.type == "cuda"
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        seconds = list(steps(build(setting, shape, rank, device), rows, device))[WARM_UP:]
+    except Exception as error:  # out of memory, or what a compiler cannot do: the other lines go on
+        return {"setting": setting.name, "failed": f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"}
+    finally:
+        gc.collect()
+        if gpu:
+            torch.cuda.empty_cache()
+    counted = [batch["attention_mask"].sum(dim=1).tolist() for batch in rows[WARM_UP:]]
+    speed = [sum(lengths) / took for lengths, took in zip(counted, seconds, strict=True)]
+    share = [operations(shape, lengths, not rank) / took / top for lengths, took in zip(counted, seconds, strict=True)]
+    line = {"setting": setting.name, "tokens_per_second": statistics.median(speed), "spread": [min(speed), max(speed)]}
+    line |= {"utilisation_percent": 100 * statistics.median(share), "seconds": seconds}
+    return line | ({"peak_memory_gib": torch.cuda.max_memory_allocated() / 2**30} if gpu else {})
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure every setting, print the lines as JSON, and write them to `--out`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n")[0])
+    parser.add_argument("--shape", choices=SHAPES, default="2b")
+    parser.add_argument("--lora", type=int, default=0, metavar="RANK", help="train LoRA matrices only")
+    parser.add_argument("--task", choices=MAX_LENGTH, default="BoolQ", help="whose lengths the rows have")
+    parser.add_argument("--batch", type=int, default=32, help="rows of an update")
+    parser.add_argument("--updates", type=int, default=8, help="counted updates")
+    parser.add_argument("--data-dir", type=Path, help="folder of data sets for the lengths of real rows")
+    parser.add_argument("--out", type=Path, help="file for the result")
+    options = parser.parse_args(arguments)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        if device.type == "cpu" and options.shape != "tiny":
+            raise InputError(f"shape {options.shape!r} without a GPU; valid without one: 'tiny'")
+        result = whole(options, device)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    text = json.dumps(result, indent=1)
+    print(text)
+    if options.out:
+        write_whole(options.out, text)
+    return 0
+
+
+def whole(options: argparse.Namespace, device: torch.device) -> dict:
+    """The result of one call of the script."""
+    gpu = device.type == "cuda"
+    rows = batches(options.task, options.batch, options.updates + WARM_UP, SHAPES[options.shape][-1], options.data_dir)
+    top = matmul_rate(device, 8192 if gpu else 256)
+    lines = [measure(setting, options.shape, options.lora, rows, device, top) for setting in SETTINGS]
+    return {
+        "device": torch.cuda.get_device_name() if gpu else "processor; no GPU here: no GPU figure has been measured",
+        "torch": torch.__version__,
+        "shape": options.shape,
+        "lora_rank": options.lora,
+        "lengths": options.task,
+        "batch": options.batch,
+        "matmul_tflops": top / 1e12,
+        "lines": lines,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Side by side in one run: contenders take turns, so that whatever slows the machine slows all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+LEAST_ROUNDS = 3
+MOST_ROUNDS = 9
+
+
+@dataclass
+class Row:
+    """What one contender took in one case: `seconds`, one value a round, for `tokens` real tokens in `examples` rows.
+
+    A row that is not a time has a `value` and its `unit` instead. `note` says what differs from the others.
+    """
+
+    part: str
+    case: str
+    name: str
+    seconds: list[float] = field(default_factory=list)
+    tokens: int = 0
+    examples: int = 0
+    value: float | None = None
+    unit: str = ""
+    note: str = ""
+
+
+def clocked(call: Callable[[], object]) -> Callable[[], float]:
+    """`call` as something that returns how many seconds it took."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    return run
+
+
+def take_turns(contenders: Mapping[str, Callable[[], float]], budget: float) -> dict[str, list[float]]:
+    """Seconds of every contender, round by round, until `budget` seconds are gone; at least three rounds.
+
+    Each returns the seconds it took. One round is run before and not counted, and the order turns with every round:
+    nobody always runs in the warm cache of the same neighbour.
+    """
+    names, taken = list(contenders), {name: [] for name in contenders}
+    for name in names:
+        contenders[name]()
+    start = time.perf_counter()
+    for at in range(MOST_ROUNDS):
+        for name in names[at % len(names) :] + names[: at % len(names)]:
+            taken[name].append(contenders[name]())
+        if at + 1 >= LEAST_ROUNDS and time.perf_counter() - start > budget:
+            break
+    return taken
+
+
+def ratios(seconds: Sequence[float], reference: Sequence[float]) -> tuple[float, float, float]:
+    """Median, least and greatest of `seconds / reference`, taken round by round."""
+    values = [mine / theirs for mine, theirs in zip(seconds, reference, strict=True)]
+    return statistics.median(values), min(values), max(values)

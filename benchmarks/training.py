@@ -1,0 +1,87 @@
+"""Fine-tuning throughput and peak memory of the kit and of what anybody would use instead."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+from benchmarks.contenders import (
+    CONTENDERS,
+    CROSS,
+    DYNAMIC,
+    FULL,
+    GROUPED,
+    KIT,
+    KIT_PADDED,
+    NOTES,
+    contender,
+    disagreement,
+    one_epoch,
+)
+from benchmarks.timing import Row, take_turns
+from benchmarks.workload import MAX_LENGTH, work
+from gemma_encoder.paths import ROOT
+
+ALIKE = 1e-5  # largest relative difference between states that are the same but for rounding
+MAIN = (KIT, DYNAMIC, GROUPED)
+FEW = {"30M": (KIT, DYNAMIC)}  # on the long tasks, where the others take minutes
+BATCH, STEPS = 32, {"tiny": 8, "30M": 2}
+
+
+def measure(shape: str, name: str, names: tuple[str, ...], budget: float, data: Path | None, steps: int) -> list[Row]:
+    """One case: contenders in turn over the same rows, after their states were found equal."""
+    rows = work(name, steps * BATCH, data)
+    gap = disagreement(shape, work(name, 4, data))
+    if gap > ALIKE:
+        raise RuntimeError(f"states differ by {gap:.1e} on {name}, {shape}: there is nothing to compare")
+    calls = {each: partial(one_epoch, contender(each, shape, rows, BATCH)) for each in names}
+    taken = take_turns(calls, budget)
+    case = f"{shape}, {name}"
+    return [
+        Row("training", case, each, taken[each], rows.tokens, len(rows.ids), note=NOTES.get(each, "")) for each in names
+    ]
+
+
+def training(data: Path | None, quick: bool) -> list[Row]:
+    """All cases: everybody on SST-2 lengths; the short list where the rest would take too long."""
+    if quick:
+        return measure("tiny", "SST-2", (KIT, DYNAMIC, FULL, GROUPED, CROSS), 5, data, steps=3)
+    table = []
+    for shape, steps in STEPS.items():
+        table += measure(shape, "SST-2", CONTENDERS, 30, data, steps)
+        for name in list(MAX_LENGTH)[1:]:
+            table += measure(shape, name, FEW.get(shape, MAIN), 12, data, steps // 2)
+    return table
+
+
+def memory(data: Path | None, quick: bool) -> list[Row]:
+    """Peak memory of one epoch of each contender, each in a process of its own."""
+    names = (KIT, DYNAMIC) if quick else (KIT, KIT_PADDED, DYNAMIC, FULL, CROSS)
+    shape = "tiny" if quick else "30M"
+    return [_peak(shape, name, data) for name in names]
+
+
+def _peak(shape: str, name: str, data: Path | None) -> Row:
+    command = [sys.executable, "-m", "benchmarks.training", shape, name, *([str(data)] if data else [])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"memory of {name}: {done.stderr.strip().splitlines()[-1]}")
+    value = float(done.stdout.split()[-1])
+    return Row("memory", f"{shape}, QNLI", name, value=value, unit="MiB at most", note=NOTES.get(name, ""))
+
+
+def _own_peak(shape: str, name: str, data: str | None = None) -> float:
+    """Peak memory of this process, in MiB, after two updates of a contender."""
+    one_epoch(contender(name, shape, work("QNLI", 2 * BATCH, data), BATCH))
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # on Linux ru_maxrss of a child begins at the size of its parent; the high-water mark of its own memory does not
+    return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+
+
+if __name__ == "__main__":
+    print(_own_peak(*sys.argv[1:]))

@@ -1,0 +1,101 @@
+"""Every trick that makes the kit fast, with it and without it. The trick's row comes first in each case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks.anatomy import update
+from benchmarks.contenders import kit_model
+from benchmarks.timing import Row, clocked, take_turns
+from benchmarks.workload import Work, config_of, work
+from gemma_encoder.attention import formula, look
+from gemma_encoder.inference import in_batches
+from gemma_encoder.loading import TINY
+from gemma_encoder.model import planned_masks
+
+Pair = dict[str, Callable[[], object]]
+
+
+def tricks(data: Path | None, quick: bool) -> list[Row]:
+    """All tricks; the whole model where they act on it, the bare operation where they are one."""
+    shape, rows = TINY if quick else "30M", work("SST-2", 32, data)
+    many = work("SST-2", 64 if quick else 256, data)
+    cases: dict[str, Pair] = {
+        f"{shape}: training without padding": unpadding(shape, rows),
+        f"{shape}: inference sorted by length": sorting(shape, many),
+        f"{shape}: inference without padding": unpadded_inference(shape, many),
+        f"{shape}: one bias a kind of layer": biases(shape, rows),
+        f"{shape}: fused optimiser": optimisers(shape),
+        "attention of 32 rows of 64, no soft-cap: fused kernel": kernels(64),
+        "attention of 4 rows of 512, no soft-cap: fused kernel": kernels(512),
+    }
+    table = []
+    for case, pair in cases.items():
+        taken = take_turns({name: clocked(call) for name, call in pair.items()}, 1 if quick else 5)
+        table += [Row("tricks", case, name, seconds) for name, seconds in taken.items()]
+    return table
+
+
+def unpadding(shape: str, rows: Work) -> Pair:
+    """Forward and backward of one batch, packed and padded."""
+    lengths = list(map(len, rows.ids))
+    models = {"with": kit_model(shape).train(), "without": kit_model(shape, unpadded=False).train()}
+    return {name: partial(update, model, lengths) for name, model in models.items()}
+
+
+def sorting(shape: str, rows: Work) -> Pair:
+    """Inference over batches of rows of like length, and over batches of neighbours."""
+    model = kit_model(shape)
+
+    def unsorted() -> None:
+        for start in range(0, len(rows.ids), 32):
+            in_batches(model, rows.ids[start : start + 32], model.row_logits, 32)
+
+    return {"with": lambda: in_batches(model, rows.ids, model.row_logits, 32), "without": unsorted}
+
+
+def unpadded_inference(shape: str, rows: Work) -> Pair:
+    """Inference over sorted rows, packed and padded."""
+    models = {"with": kit_model(shape), "without": kit_model(shape, unpadded=False)}
+    return {name: partial(in_batches, model, rows.ids, model.row_logits, 32) for name, model in models.items()}
+
+
+def biases(shape: str, rows: Work) -> Pair:
+    """The attention biases of a batch, built once for each kind of layer and once for each layer."""
+    lengths = torch.tensor([len(row) for row in rows.ids])
+    real = torch.arange(int(lengths.max())) < lengths[:, None]
+    masks = planned_masks(kit_model(shape).config)
+    each = [[mask] for mask in masks]
+    return {
+        "with": lambda: look(real, masks, torch.float32),
+        "without": lambda: [look(real, one, torch.float32) for one in each],
+    }
+
+
+def optimisers(shape: str) -> Pair:
+    """One step of AdamW over all weights, fused and tensor by tensor."""
+    pair = {}
+    for name, settings in {"with": {"fused": True}, "without": {"foreach": False}}.items():
+        model = kit_model(shape)
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter) * 1e-4
+        pair[name] = torch.optim.AdamW(model.parameters(), lr=1e-9, **settings).step
+    return pair
+
+
+def kernels(width: int) -> Pair:
+    """Attention forward and backward without a soft-cap, dropout 0.1: torch's kernel and the plain formula."""
+    config, dropout = config_of("30M"), nn.Dropout(0.1)
+    shape = (2048 // width, config.num_attention_heads, width, config.head_dim)
+    states = [torch.randn(shape, requires_grad=True) for _ in range(3)]
+    bias = torch.zeros(shape[0], 1, width, width)
+    return {
+        "with": lambda: F.scaled_dot_product_attention(*states, bias, dropout_p=0.1, scale=0.125).sum().backward(),
+        "without": lambda: formula(*states, bias, 0.125, None, dropout)[0].sum().backward(),
+    }
