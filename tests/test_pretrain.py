@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gemma_encoder.errors import InputError
-from gemma_encoder.experiments.pretrain import CURVE, learning_rate, packed, pretrain
+from gemma_encoder.experiments.pretrain import CURVE, learning_rate, make_decoder, optimizers, packed, pretrain
 from gemma_encoder.experiments.probes import agreement_accuracy, agreement_pairs, answer_accuracy, questions
 from gemma_encoder.paths import DATA
+from gemma_encoder.tasks.world import documents
 
 TINY = DATA / "models" / "tiny"
 MICRO = {"steps": 6, "batch": 4, "vocab_size": 400, "shape": (2, 32, 48), "fast": False}
@@ -65,6 +66,15 @@ def test_an_existing_folder_is_never_overwritten(folder):
         pretrain(folder.with_name("new"), steps=0)
 
 
+def test_every_weight_has_one_optimizer():
+    model = make_decoder(300, 0, 2, 32, 48)
+    muon, adam = optimizers(model, 1e-3)
+    held = [weight for group in (*muon.param_groups, *adam.param_groups) for weight in group["params"]]
+    assert sorted(map(id, held)) == sorted(map(id, model.parameters()))
+    assert len(muon.param_groups[0]["params"]) == 2 * 7
+    assert [group["weight_decay"] for group in adam.param_groups] == [0.05, 0.0]
+
+
 def test_the_schedule_warms_up_and_decays():
     rates = [learning_rate(step, 1000, 1.0) for step in range(1000)]
     assert max(rates) == 1.0 and rates.index(1.0) in (99, 100)
@@ -88,8 +98,12 @@ def test_the_tokenizer_puts_one_bos_and_keeps_column_names_whole(folder):
 def test_rows_are_documents_laid_end_to_end(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     rows = packed(tokenizer, seed=3)
-    first = torch.cat([next(rows) for _ in range(4)])
+    first = torch.cat([next(rows) for _ in range(8)])
     assert first[0] == tokenizer.bos_token_id
+    text = tokenizer(f" {next(documents(3))}")["input_ids"]
+    assert first[: len(text)].tolist() == text
+    easier = torch.cat([row for _, row in zip(range(4), packed(tokenizer, seed=3, beginning=99), strict=False)])
+    assert " in the story?" in tokenizer.decode(easier)
     ends = (first[:-1] == tokenizer.eos_token_id).nonzero().flatten()
     assert len(ends) > 3 and (first[ends + 1] == tokenizer.bos_token_id).all()
 

@@ -2,85 +2,54 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import islice
 from random import Random
 
 import pytest
 
-from gemma_encoder.paths import DATA
-from gemma_encoder.tasks import bag_of_words, get_task, load
-from gemma_encoder.tasks.world import MAKERS, documents, write_tasks
+from gemma_encoder.tasks.world import documents, lexicon
+from gemma_encoder.tasks.world.causes import Chain, Reason, chain
+from gemma_encoder.tasks.world.compare import alike, changed, inferences
 from gemma_encoder.tasks.world.deeds import Deed, Transfer
-from gemma_encoder.tasks.world.grammar import SPLITS, Noun, indefinite, participle, past, plural, split_of, third
+from gemma_encoder.tasks.world.facts import foils_of
+from gemma_encoder.tasks.world.grammar import Noun, indefinite, participle, past, plural, split_of, third
 from gemma_encoder.tasks.world.habits import Habit, reflexive
-from gemma_encoder.tasks.world.opinions import Opinion
+from gemma_encoder.tasks.world.opinions import Opinion, hearsay
 from gemma_encoder.tasks.world.relations import Comparison, Count, Spot
-from gemma_encoder.tasks.world.stream import ask, facts_of_story, tell
+from gemma_encoder.tasks.world.senses import SENSES, two_uses
+from gemma_encoder.tasks.world.stream import MIX, UNKNOWN, ask, checks, facts_of_story, questions_about, tell
 
-TASKS = [(suite, task) for suite, makers in MAKERS.items() for task in makers]
-ANNA, TOM, CUP = Noun("Anna", "f"), Noun("Tom", "m"), Noun("the cup", "t")
-
-
-def _rows(suite: str, task: str, split: str) -> list[dict]:
-    return [json.loads(line) for line in (DATA / "tasks" / suite / task / f"{split}.jsonl").read_text().splitlines()]
+ANNA, TOM, EVA, CUP = Noun("Anna", "f"), Noun("Tom", "m"), Noun("Eva", "f"), Noun("the cup", "t")
 
 
-def _texts(row: dict) -> tuple[str, ...]:
-    return tuple(value for value in row.values() if isinstance(value, str))
-
-
-def test_committed_tasks_come_from_the_committed_code(tmp_path):
-    write_tasks(tmp_path)
-    made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.jsonl"))
-    kept = sorted(path.relative_to(DATA / "tasks") for path in (DATA / "tasks").rglob("*.jsonl"))
-    assert made == kept and len(made) == 3 * len(TASKS)
-    for path in made:
-        assert (tmp_path / path).read_bytes() == (DATA / "tasks" / path).read_bytes(), path
-
-
-def test_another_seed_gives_other_rows(tmp_path):
-    write_tasks(tmp_path, seed=1)
-    same = "glue/cola/test.jsonl"
-    assert (tmp_path / same).read_bytes() != (DATA / "tasks" / same).read_bytes()
-
-
-@pytest.mark.parametrize(("suite", "task"), TASKS)
-def test_no_text_twice_and_labels_in_equal_shares(suite, task):
-    rows = {split: _rows(suite, task, split) for split in SPLITS}
-    texts = [_texts(row) for split in SPLITS for row in rows[split]]
-    assert len(set(texts)) == len(texts)
-    for split, of_split in rows.items():
-        assert [row["idx"] for row in of_split] == list(range(len(of_split)))
-        if task != "stsb":
-            shares = Counter(row["label"] for row in of_split)
-            assert set(shares) == {0, 1} and shares[0] == shares[1], split
-
-
-def test_similarity_scores_span_the_scale():
-    scores = [row["label"] for row in _rows("glue", "stsb", "train")]
-    assert min(scores) < 1 and max(scores) == 5 and all(0 <= score <= 5 for score in scores)
-    assert len(set(scores)) > 10
-
-
-@pytest.mark.parametrize(("suite", "task"), TASKS)
-def test_words_alone_stay_far_from_the_answer(suite, task):
-    definition = get_task(task)
-    rows = load(definition, "builtin")
-    floor = bag_of_words(definition, rows["train"], rows["validation"])
-    assert max(floor.values()) < 0.75, floor
-
-
-def test_the_stream_is_seeded_and_never_holds_a_held_out_row():
-    text = list(islice(documents(7), 20_000))
+def test_the_stream_is_seeded_and_holds_every_kind_of_document():
+    text = list(islice(documents(7), 500))
     assert text[:50] == list(islice(documents(7), 50)) != list(islice(documents(8), 50))
-    stream = "\n".join(text)
-    held_out = [_texts(row) for suite, task in TASKS for split in SPLITS[1:] for row in _rows(suite, task, split)]
-    pairs = [texts for texts in held_out if len(texts) == 2 and all(text in stream for text in texts)]
-    assert not pairs
-    assert not [texts for texts in held_out if len(texts) == 1 and texts[0] in stream]
-    assert not any(f"{column}:" in stream for column in ("sentence", "sentence1", "sentence2", "question"))
+    assert len(list(islice(documents(7, beginning=5), 6))) == 6
+    assert all(
+        any(mark in document for mark in ("the same", "alike", "?"))
+        for document in islice(documents(7, beginning=50), 50)
+    )
+    for word in (
+        "That is not the same.",
+        "? Maybe.",
+        "alike.",
+        "In the end",
+        "is meant",
+        "meaning of",
+        "Nobody knows.",
+    ):
+        assert any(word in document for document in text), word
+    assert not any(f"{column}:" in " ".join(text) for column in ("sentence", "sentence1", "sentence2", "question"))
+
+
+@pytest.mark.parametrize("maker", [maker for maker, _ in MIX], ids=lambda maker: maker.__name__)
+def test_documents_are_clean_english(maker):
+    for seed in range(60):
+        text = maker(Random(seed), "train")
+        assert text == text.strip() and "  " not in text and "{" not in text and text[-1] in ".?", text
+        assert text[0].isupper() and all(part[0].isupper() for part in text.split(". ") if part), text
 
 
 def test_content_has_one_split_whatever_the_wording_or_the_roles():
@@ -94,16 +63,20 @@ def test_content_has_one_split_whatever_the_wording_or_the_roles():
     assert 7500 < counts["train"] < 8500 and 700 < counts["test"] < 1300
 
 
+def test_foils_stay_in_the_split_of_their_fact():
+    for split in ("train", "test"):
+        for seed in range(40):
+            fact = facts_of_story(Random(seed), split, 1)[0]
+            found = foils_of(Random(seed), fact)
+            assert found and all(split_of(foil.key()) == split and foil != fact for foil in found)
+            assert all(split_of(other.key()) == split for other in foils_of(Random(seed), fact, unknown=True))
+
+
 def test_inflection():
     assert [past(verb) for verb in ("push", "hug", "accuse", "carry", "throw")] == [
         "pushed", "hugged", "accused", "carried", "threw"
     ]  # fmt: skip
-    assert (participle("break"), third("wash"), third("carry"), third("play")) == (
-        "broken",
-        "washes",
-        "carries",
-        "plays",
-    )
+    assert [participle("break"), *map(third, ("wash", "carry", "play"))] == ["broken", "washes", "carries", "plays"]
     assert (plural("mouse"), plural("box"), plural("sheep")) == ("mice", "boxes", "sheep")
     assert (indefinite("apple"), indefinite("red apple")) == ("an apple", "a red apple")
 
@@ -154,11 +127,22 @@ def test_agreement_and_reflexives_by_hand():
 def test_negation_turns_an_opinion(word, negated, positive):
     verdict = Opinion("film", word, negated)
     assert verdict.positive is positive
-    assert all(word in form and "film" in form for form in verdict.forms())
+    for who in ("", "Anna"):
+        assert all(word in form and "film" in form for form in verdict.forms(who))
+        assert all(negated == bool({"not", "never", "nobody", "nothing"} & set(f.split())) for f in verdict.forms(who))
+
+
+def test_a_lie_turns_what_was_said():
+    for seed in range(40):
+        positive = bool(seed % 2)
+        text = hearsay(Random(seed), "train", positive, 0.0)
+        lie = " wrong" in text or " lie" in text
+        good = any(f" {word}," in text or f" {word} about" in text for word in lexicon.GOOD)
+        assert positive == (good != lie), text
 
 
 def test_questions_have_one_answer_and_a_pronoun_one_referent():
-    facts = [Deed("push", ANNA, TOM), Deed("help", TOM, ANNA), Deed("push", TOM, Noun("Eva", "f"))]
+    facts = [Deed("push", ANNA, TOM), Deed("help", TOM, ANNA), Deed("push", TOM, EVA)]
     for seed in range(30):
         told = tell(Random(seed), facts, [False] * 3)
         assert " she " not in told.replace(". She", "")
@@ -170,3 +154,74 @@ def test_questions_have_one_answer_and_a_pronoun_one_referent():
                 assert answer == "No."
             if question in ("Who did Tom push?", "Who was pushed by Tom?"):
                 assert answer == "Eva."
+
+
+def test_what_a_story_does_not_tell_nobody_knows():
+    known = questions_about(Random(0), [Deed("push", ANNA, TOM)], [False])
+    assert ("who pushed Anna", UNKNOWN) in known["unknown"] and ("who pushed Tom", "Anna") in known["open"]
+    assert not {question for question, _ in known["unknown"]} & {question for question, _ in known["open"]}
+    denied = questions_about(Random(0), [Deed("push", ANNA, TOM)], [True])
+    assert not denied["open"] and ("did Anna push Tom", "no") in denied["no"]
+
+
+def test_checks_name_who_is_there():
+    facts = [Deed("push", ANNA, TOM)]
+    rows = {row for seed in range(300) for row in checks(Random(seed), facts, 3)}
+    assert {
+        ("Is Anna in the story?", "Yes."),
+        ("Who pushed Tom, Anna?", "Yes."),
+        ("Who pushed Tom, Tom?", "No."),
+    } <= rows
+    assert all((answer == "Yes.") == (name in "Is Anna Tom in") for question, answer in rows
+               if question.endswith("in the story?") for name in [question[3:-14]])  # fmt: skip
+
+
+def test_what_follows_from_a_statement():
+    for seed in range(60):
+        premise, hypotheses = inferences(Random(seed), Comparison("tall", ANNA, TOM))
+        denied = premise in ("Anna is not taller than Tom", "Tom is not shorter than Anna")
+        assert ("Anna is taller than Tom" in hypotheses["no"]) == denied
+        assert not set(hypotheses["yes"]) & set(hypotheses["no"])
+        assert all("tall" not in clause and "short" not in clause for clause in hypotheses["maybe"])
+        premise, hypotheses = inferences(Random(seed), Deed("push", ANNA, TOM))
+        denied = any(
+            word in premise for word in (" not push", " not shove", "was not", "failed", "forgot", "not manage")
+        )
+        assert ("Tom was pushed by Anna" in [premise, *hypotheses["no"]]) == (
+            denied or premise == "Tom was pushed by Anna"
+        )
+
+
+def test_parts_of_a_deed_are_counted():
+    deed = Deed("push", ANNA, TOM, day="Monday")
+    assert alike(deed, deed) == [True] * 4
+    assert alike(deed, Deed("push", TOM, ANNA, day="Friday")) == [True, False, False, False]
+    assert alike(deed, Deed("help", ANNA, EVA, day="Monday")) == [False, True, False, True]
+    swapped = changed(Random(0), deed, swaps=1.0, changes=0.0)
+    assert (swapped.agent, swapped.patient) == (TOM, ANNA)
+    assert alike(deed, changed(Random(0), deed, swaps=0.0, changes=1.0)) == [False] * 4
+
+
+def test_causes_and_reasons_by_hand():
+    assert Chain(0, ANNA).say(Random(0), 1) in ("Anna was hungry", "Anna wanted to eat")
+    one = chain(Random(0), "test")
+    two = chain(Random(1), "test", avoid=(one,))
+    assert split_of(one.key()) == "test" and two.number != one.number and two.who != one.who
+    thanks = Reason("thank", ANNA, EVA, False, "had been so kind")
+    assert (thanks.meant, thanks.rival) == (EVA, ANNA)
+    assert thanks.forms()[1] == "Eva was thanked by Anna because she had been so kind"
+    assert thanks.forms()[2] == "because she had been so kind, Anna thanked Eva"
+
+
+def test_every_meaning_has_sentences_of_its_own():
+    clauses = defaultdict(list)
+    for word, meanings in SENSES.items():
+        for number, (_, ways) in enumerate(meanings):
+            assert len(set(ways)) == 3
+            for clause in ways:
+                assert clause.count("{p}") == 1 and word in clause.split()
+                clauses[clause].append((word, number))
+    assert all(len(uses) == 1 for uses in clauses.values())
+    for seed in range(30):
+        first, second = two_uses(Random(seed), "validation", bool(seed % 2))
+        assert first.word == second.word and (first.gloss == second.gloss) == bool(seed % 2)

@@ -26,10 +26,11 @@ from gemma_encoder.tasks.world import documents
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 # Words of task templates: the tokenizer must know them, the language model never reads them.
 COLUMNS = (
-    "sentence: sentence1: sentence2: question: premise: hypothesis: passage: query: question1: question2: choice1: "
-    "choice2: text: word: paragraph: answer: span1: span2: "
+    "sentence: sentence1: sentence2: question: premise: hypothesis: passage: query: question1: question2: choice: "
+    "choice1: choice2: text: word: paragraph: answer: span1: span2: entity: pronoun:"
 )
 LENGTH = 128
+BEGINNING = 30_000  # documents of the easier mix before the full one
 CURVE = ("step", "tokens", "loss", "validation_loss", "learning_rate")
 
 
@@ -42,7 +43,10 @@ def make_tokenizer(seed: int, vocab_size: int, texts: int = 20_000) -> PreTraine
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
     )
-    core.train_from_iterator([*islice(documents(seed), texts), *[COLUMNS] * (texts // 20)], trainer)
+    names = f"{COLUMNS}\n{COLUMNS.replace(' ', chr(10))}"  # at the beginning of a row no space stands before a name
+    core.train_from_iterator(
+        [*(f" {text}" for text in islice(documents(seed), texts)), *[names] * (texts // 40)], trainer
+    )
     core.post_processor = processors.TemplateProcessing(
         single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", SPECIAL.index("<bos>"))]
     )
@@ -69,7 +73,7 @@ def make_decoder(vocab_size: int, seed: int, layers: int = 4, width: int = 128, 
         num_key_value_heads=2,
         head_dim=head,
         query_pre_attn_scalar=head,
-        sliding_window=16,
+        sliding_window=32,
         attn_logit_softcapping=50.0,
         final_logit_softcapping=30.0,
         max_position_embeddings=512,
@@ -82,9 +86,13 @@ def make_decoder(vocab_size: int, seed: int, layers: int = 4, width: int = 128, 
     return Gemma2ForCausalLM(config)
 
 
-def packed(tokenizer: PreTrainedTokenizerFast, seed: int, split: str = "train") -> Iterator[Tensor]:
-    """Rows of LENGTH token ids: documents, each between <bos> and <eos>, laid end to end."""
-    texts, ids = documents(seed, split), []
+def packed(tokenizer: PreTrainedTokenizerFast, seed: int, split: str = "train", beginning: int = 0) -> Iterator[Tensor]:
+    """Rows of LENGTH token ids: documents, each between <bos> and <eos>, laid end to end.
+
+    A space stands before a document, as in the row of a task, where a column name comes first: otherwise every word
+    would have a second token for the beginning of a text.
+    """
+    texts, ids = (f" {text}" for text in documents(seed, split, beginning)), []
     while True:
         for row in tokenizer(list(islice(texts, 256)))["input_ids"]:
             ids += [*row, tokenizer.eos_token_id]
@@ -107,6 +115,20 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))))
 
 
+def optimizers(model: Gemma2ForCausalLM, peak: float) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon (Jordan et al., 2024) for the matrices of the layers, AdamW for the embedding and the norms."""
+    matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
+    norms = [weight for weight in model.parameters() if weight.ndim == 1]
+    groups = [
+        {"params": [model.model.embed_tokens.weight], "weight_decay": 0.05},
+        {"params": norms, "weight_decay": 0.0},
+    ]
+    return (
+        torch.optim.Muon(matrices, lr=peak, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True),
+    )
+
+
 def _train(
     model: Gemma2ForCausalLM,
     rows: Iterator[Tensor],
@@ -117,26 +139,25 @@ def _train(
     fast: bool,
     log: Callable[[str], Any],
 ) -> list[dict[str, float]]:
-    decayed = [weight for weight in model.parameters() if weight.ndim > 1]
-    plain = [weight for weight in model.parameters() if weight.ndim == 1]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
+    updates = optimizers(model, peak)
     loss_of = torch.compile(next_token_loss) if fast else next_token_loss
     curve, recent = [], []
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, peak)
+        rate = learning_rate(step, steps, peak)
+        for group in (group for optimizer in updates for group in optimizer.param_groups):
+            group["lr"] = rate
         with torch.autocast("cpu", torch.bfloat16, enabled=fast):
             loss = loss_of(model, torch.stack(list(islice(rows, batch))))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in updates:
+            optimizer.step()
+            optimizer.zero_grad()
         recent.append(loss.item())
-        if (step + 1) % max(1, steps // 50) == 0 or step + 1 == steps:
+        if (step + 1) % max(1, steps // 25) == 0 or step + 1 == steps:
             with torch.no_grad():
                 held = next_token_loss(model, held_out).item()
-            values = (step + 1, (step + 1) * batch * LENGTH, sum(recent) / len(recent), held, group["lr"])
+            values = (step + 1, (step + 1) * batch * LENGTH, sum(recent) / len(recent), held, rate)
             curve.append(dict(zip(CURVE, values, strict=True)))
             recent = []
             log("step {} tokens {} loss {:.4f} validation loss {:.4f} lr {:.2e}".format(*values))
@@ -146,10 +167,10 @@ def _train(
 def pretrain(
     out: Path | str,
     seed: int = 0,
-    steps: int = 8000,
-    batch: int = 16,
-    peak: float = 3e-3,
-    vocab_size: int = 1280,
+    steps: int = 7500,
+    batch: int = 12,
+    peak: float = 8e-3,
+    vocab_size: int = 1536,
     shape: tuple[int, int, int] = (4, 128, 256),
     fast: bool = True,
     log: Callable[[str], Any] = print,
@@ -167,10 +188,15 @@ def pretrain(
         raise InputError(f"steps {steps} and batch {batch}; valid: at least 1 each")
     tokenizer = make_tokenizer(seed, vocab_size)
     model = make_decoder(len(tokenizer), seed, *shape)
-    held_out = torch.stack(list(islice(packed(tokenizer, seed + 1, "validation"), 64)))
-    curve = _train(model, packed(tokenizer, seed), held_out, steps, batch, peak, fast, log)
+    held_out = torch.stack(list(islice(packed(tokenizer, seed + 1, "validation"), 32)))
+    curve = _train(model, packed(tokenizer, seed, beginning=BEGINNING), held_out, steps, batch, peak, fast, log)
     facts = {"seed": seed, "steps": steps, "batch": batch, "sequence_length": LENGTH, "peak_learning_rate": peak}
-    facts |= {"fast": fast, "tokens": steps * batch * LENGTH, "parameters": model.num_parameters()}
+    facts |= {
+        "easier_documents_first": BEGINNING,
+        "fast": fast,
+        "tokens": steps * batch * LENGTH,
+        "parameters": model.num_parameters(),
+    }
     return _save(out, model, tokenizer, curve, facts)
 
 

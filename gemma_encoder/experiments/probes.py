@@ -15,13 +15,16 @@ from gemma_encoder.tasks.world.stream import ask, facts_of_story, tell
 
 
 def questions(seed: int, split: str = "test") -> Iterator[tuple[str, str]]:
-    """Endless (story with question, answer) pairs: one to three facts, one question each time."""
+    """Endless (story with question, answer) pairs: one to three facts, one question each time.
+
+    A space comes first, here and below, as before every document that the decoder was trained on.
+    """
     rng = Random(seed)
     while True:
         facts = facts_of_story(rng, split, rng.randint(1, 3))
         told = [False] * len(facts)
         question, answer = ask(rng, facts, told)[0]
-        yield f"{tell(rng, facts, told)} {question}", answer
+        yield f" {tell(rng, facts, told)} {question}", answer
 
 
 def agreement_pairs(seed: int, split: str = "test") -> Iterator[tuple[str, str]]:
@@ -30,7 +33,7 @@ def agreement_pairs(seed: int, split: str = "test") -> Iterator[tuple[str, str]]
     while True:
         made = habit(rng, split, link=True)
         if made.plural != made.other_plural:
-            yield sentence(made.say()), sentence(made.say(agree=False))
+            yield f" {sentence(made.say())}", f" {sentence(made.say(agree=False))}"
 
 
 @torch.no_grad()

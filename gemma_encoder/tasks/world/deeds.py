@@ -7,7 +7,9 @@ forms()      clauses that state the fact
 denials()    clauses that state its negation
 questions()  (question without mark, answer) pairs
 polar()      yes/no questions without mark
-foils(rng)   facts that are false where this one is true; the first has the same words in other roles
+foils(rng)   facts that a story which tells this one does not tell; the first has the same words in other roles
+unknowns(rng)   facts that may be true or false where this one is true
+opposites(rng)  facts that cannot be true where this one is
 people()     who takes part
 """
 
@@ -121,6 +123,14 @@ class Deed:
             foils.insert(0, replace(self, agent=self.patient, patient=self.agent))
         return foils
 
+    def unknowns(self, rng: Random) -> list[Deed]:
+        """Whoever did one thing may have done others: all foils."""
+        return self.foils(rng)
+
+    def opposites(self, rng: Random) -> list[Deed]:
+        """None but the denial."""
+        return []
+
 
 @dataclass(frozen=True)
 class Transfer:
@@ -180,3 +190,11 @@ class Transfer:
         """Giver and taker swapped, another thing."""
         item = next(item for item in iter(lambda: thing(rng), None) if item != self.item)
         return [replace(self, giver=self.taker, taker=self.giver), replace(self, item=item)]
+
+    def unknowns(self, rng: Random) -> list[Transfer]:
+        """As for deeds: all foils."""
+        return self.foils(rng)
+
+    def opposites(self, rng: Random) -> list[Transfer]:
+        """None but the denial."""
+        return []

@@ -52,3 +52,16 @@ def draw_two(rng: Random, split: str, kinds: tuple[str, ...] = KINDS) -> tuple[F
         second = draw(rng, split, cast, kinds)
         if second.key() != first.key():
             return first, second
+
+
+def foils_of(rng: Random, fact: Fact, unknown: bool = False) -> list[Fact]:
+    """The foils of a fact (or what is `unknown` where it is true) that belong to its own split; seldom none."""
+    split, tries = split_of(fact.key()), 60
+    found: dict[int, Fact] = {}
+    while tries > 0:
+        made = fact.unknowns(rng) if unknown else fact.foils(rng)
+        for number, other in enumerate(made):
+            if number not in found and split_of(other.key()) == split:
+                found[number] = other
+        tries = 0 if len(found) == len(made) else tries - 1
+    return [found[number] for number in sorted(found)]

@@ -60,6 +60,15 @@ class Comparison:
         """Swapped."""
         return [replace(self, more=self.less, less=self.more)]
 
+    def unknowns(self, rng: Random) -> list[Comparison]:
+        """Another adjective, either way round."""
+        adjective = rng.choice([name for name in lexicon.COMPARISONS if name != self.adjective])
+        return [replace(self, adjective=adjective), Comparison(adjective, self.less, self.more)]
+
+    def opposites(self, rng: Random) -> list[Comparison]:
+        """Swapped."""
+        return self.foils(rng)
+
 
 @dataclass(frozen=True)
 class Spot:
@@ -109,6 +118,16 @@ class Spot:
         """Swapped."""
         return [replace(self, figure=self.ground, ground=self.figure)]
 
+    def unknowns(self, rng: Random) -> list[Spot]:
+        """Another thing, there or here."""
+        names = [name for name in lexicon.THINGS if f"the {name}" not in (self.figure.text, self.ground.text)]
+        other = Noun(f"the {rng.choice(names)}", "t")
+        return [replace(self, figure=other), replace(self, ground=other)]
+
+    def opposites(self, rng: Random) -> list[Spot]:
+        """Swapped."""
+        return self.foils(rng)
+
 
 @dataclass(frozen=True)
 class Count:
@@ -155,3 +174,12 @@ class Count:
         number = rng.choice([number for number in lexicon.NUMBERS if number != self.number])
         owner = next(noun for noun in people(rng, 2) if noun != self.owner)
         return [replace(self, number=number), replace(self, owner=owner)]
+
+    def unknowns(self, rng: Random) -> list[Count]:
+        """Another owner, another sort."""
+        sort = rng.choice([sort for sort in lexicon.THINGS if sort != self.sort])
+        return [self.foils(rng)[1], replace(self, sort=sort)]
+
+    def opposites(self, rng: Random) -> list[Count]:
+        """Another number."""
+        return self.foils(rng)[:1]

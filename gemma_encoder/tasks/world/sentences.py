@@ -1,4 +1,4 @@
-"""Built-in tasks on one sentence: acceptability (cola) and sentiment (sst2).
+"""Built-in tasks on one sentence: acceptability (cola), sentiment (sst2), whom a pronoun means (wsc).
 
 A maker takes the random source, the split and the label wanted, and returns the columns of one row.
 """
@@ -8,14 +8,17 @@ from __future__ import annotations
 from random import Random
 
 from gemma_encoder.tasks.world import lexicon
+from gemma_encoder.tasks.world.causes import reason
 from gemma_encoder.tasks.world.facts import draw
 from gemma_encoder.tasks.world.grammar import participle, past, people, sentence
 from gemma_encoder.tasks.world.habits import habit, reflexive
-from gemma_encoder.tasks.world.opinions import contrast, hope, opinion
+from gemma_encoder.tasks.world.opinions import contrast, hearsay, hope, opinion
 
-# Difficulty: how often each maker is drawn.
+# Difficulty: how often each maker is drawn, how many opinions are negated, how often gender gives a pronoun away.
 ACCEPTABILITY = {"agreement": 50, "reflexive": 20, "support": 15, "order": 15}
-SENTIMENT = {"plain": 70, "contrast": 15, "hope": 15}
+SENTIMENT = {"plain": 40, "contrast": 25, "hope": 15, "hearsay": 20}
+NEGATED = 0.4
+SAME_GENDER = 0.8
 
 
 def _agreement(rng: Random, split: str, right: bool) -> str:
@@ -52,7 +55,23 @@ def sst2(rng: Random, split: str, label: int) -> dict[str, str]:
     """Is the verdict positive (1) or negative (0); negation, contrast and disappointed hope stand in the way."""
     name = rng.choices(list(SENTIMENT), list(SENTIMENT.values()))[0]
     if name == "plain":
-        text = rng.choice(opinion(rng, split, bool(label), lexicon.JUDGED).forms())
+        who = rng.choice(("", people(rng, 1)[0].text))
+        text = rng.choice(opinion(rng, split, bool(label), lexicon.JUDGED, NEGATED).forms(who))
     else:
-        text = {"contrast": contrast, "hope": hope}[name](rng, split, bool(label))
+        text = {"contrast": contrast, "hope": hope, "hearsay": hearsay}[name](rng, split, bool(label), NEGATED)
     return {"sentence": sentence(text)}
+
+
+def wsc(rng: Random, split: str, label: int) -> dict[str, str | int]:
+    """Does the pronoun mean the person named (1), or another one (0); the reason of the deed decides, seldom gender."""
+    made = reason(rng, split, SAME_GENDER)
+    text = sentence(rng.choice(made.forms()))
+    words = text.replace(",", "").rstrip(".").split()
+    name, pronoun = (made.meant if label else made.rival).text, made.meant.subject
+    return {
+        "text": text,
+        "span1_index": words.index(name),
+        "span2_index": words.index(pronoun),
+        "span1_text": name,
+        "span2_text": pronoun,
+    }

@@ -1,0 +1,117 @@
+"""Documents of the stream about opinions, habits, causes, reasons and words."""
+
+from __future__ import annotations
+
+from random import Random
+
+from gemma_encoder.tasks.world import lexicon
+from gemma_encoder.tasks.world.causes import CHAINS, chain, reason
+from gemma_encoder.tasks.world.grammar import indefinite, people, sentence
+from gemma_encoder.tasks.world.habits import habit, reflexive
+from gemma_encoder.tasks.world.opinions import contrast, feeling, hope, opinion
+from gemma_encoder.tasks.world.senses import two_uses
+
+
+def view(rng: Random, split: str) -> str:
+    """An opinion with its reason, its consequence, and questions."""
+    positive, who = rng.random() < 0.5, people(rng, 1)[0].text
+    style = rng.choice((0, 0, 0, 1, 2))
+    if style == 0:
+        verdict = opinion(rng, split, positive, lexicon.JUDGED)
+        first = rng.choice(verdict.forms(who if rng.random() < 0.5 else ""))
+        out = (
+            first,
+            f"{first}, so {feeling(rng, positive, 'it', who)}",
+            f"{feeling(rng, positive, f'the {verdict.judged}', who)} because {first}",
+        )
+        told = sentence(rng.choice(out))
+    else:
+        told = sentence((contrast if style == 1 else hope)(rng, split, positive))
+    mood = "good" if positive else "bad"
+    ends = (
+        f"So it was {mood}.",
+        f"Was it good? {'Yes' if positive else 'No'}.",
+        f"Was it bad? {'No' if positive else 'Yes'}.",
+        sentence(f"so {feeling(rng, positive, 'it', who)}"),
+        f"In the end {who} was {'happy' if positive else 'not happy'}.",
+    )
+    return " ".join([told, *rng.sample(ends, 3)])
+
+
+def description(rng: Random, split: str) -> str:
+    """Present-tense sentences about habits, with a question, or people acting on themselves."""
+    if rng.random() < 0.3:
+        return sentence(reflexive(rng, split))
+    first, second = habit(rng, split), habit(rng, split)
+    which = ("these" if first.plural else "this") if rng.random() < 0.2 else "the"
+    out = [sentence(first.say().replace("the", which, 1)), sentence(rng.choice((second.say, second.say_not))())]
+    if rng.random() < 0.5:
+        out += [sentence(first.say(ask=True), "?"), "Yes."]
+    return " ".join(out)
+
+
+def chained(rng: Random, split: str) -> str:
+    """Cause, event and effect of one person, or who of two it was."""
+    one = chain(rng, split)
+    if rng.random() < 0.5:
+        two = chain(rng, split, avoid=(one,))
+        link = rng.randrange(3)
+        told = [made.say(rng, link) for made in rng.sample((one, two), 2)]
+        out = [sentence(" and ".join(told))]
+        for made in rng.sample((one, two), 2):
+            other = rng.choice([step for step in range(3) if step != link])
+            out += [sentence(made.say(rng, other, "who"), "?"), sentence(made.who.text)]
+        return " ".join(out)
+    link = rng.randrange(2)
+    before, after = one.say(rng, link), one.say(rng, link + 1)
+    joined = rng.choice(
+        (
+            f"{before}, so {after}",
+            f"{after} because {before}",
+            f"{before}. The effect: {after}",
+            f"{after}. The cause: {before}",
+        )
+    )
+    if rng.random() < 0.5:
+        strange = rng.choice([number for number in range(len(CHAINS)) if number != one.number])
+        clause = f"{one.who.text} {rng.choice(CHAINS[strange][rng.randrange(3)])}"
+        return f"{sentence(joined)} {sentence(clause)} That has nothing to do with it."
+    return sentence(joined)
+
+
+def because(rng: Random, split: str) -> str:
+    """A deed with its reason, and whom the pronoun means."""
+    made = reason(rng, split, same_gender=0.8)
+    told = sentence(rng.choice(made.forms()))
+    who = f"{sentence(f'who {made.why}', '?')} {sentence(made.meant.text)}"
+    said = f"By {made.meant.subject} {made.meant.text} is meant, not {made.rival.text}."
+    return " ".join([told, *rng.sample((who, said), rng.choice((1, 2)))])
+
+
+def senses(rng: Random, split: str) -> str:
+    """A word twice, in one meaning or in two."""
+    alike = rng.random() < 0.5
+    first, second = two_uses(rng, split, alike)
+    out = []
+    for made in (first, second):
+        out += [sentence(made.clause), f"Here the {made.word} is {made.gloss}."]
+    if rng.random() < 0.5:
+        out = out[::2]
+    verdict = "the same meaning" if alike else "another meaning"
+    return " ".join([*out, f"It is {verdict} of {first.word}."])
+
+
+def knowledge(rng: Random, split: str) -> str:
+    """Words of one meaning, good words and bad, kinds of things. The same in every split: language, not content."""
+    topic = rng.randrange(3)
+    if topic == 0:
+        mood = rng.choice(("good", "bad"))
+        word = rng.choice((lexicon.GOOD if mood == "good" else lexicon.BAD)[1:])
+        return rng.choice((f"What is {word} is {mood}.", f"Something {word} is something {mood}."))
+    if topic == 1:
+        verb, same = rng.choice([pair for pair in (lexicon.BETWEEN_PEOPLE | lexicon.ON_THINGS).items() if pair[1]])
+        return rng.choice((f"To {verb} is to {same}.", f"To {same} is to {verb}."))
+    kind, other = rng.sample(list(lexicon.KINDS), 2)
+    word = rng.choice(lexicon.KINDS[kind])
+    told = f"{sentence(indefinite(word))[:-1]} is {indefinite(kind)} and not {indefinite(other)}."
+    return f"{told} Is {indefinite(word)} {indefinite(kind)}? Yes. Is {indefinite(word)} {indefinite(other)}? No."
