@@ -67,7 +67,7 @@ def test_scores_are_averaged_over_tasks_within_a_seed(asked):
 @pytest.mark.parametrize(("seeds", "said"), [([1, 2], True), ([8, 9], False)], ids=["15 points", "85 points"])
 def test_a_task_on_which_nothing_was_learnt_is_named(asked, capsys, seeds, said):
     ablation.display_scores(ablation.run_variants(VARIANTS, ["rte"], seeds), "builtin")
-    assert ("no variant gets above what needs no model on RTE" in capsys.readouterr().out) == said
+    assert ("not learnt with this training: causal on RTE; default on RTE" in capsys.readouterr().out) == said
 
 
 def test_tables_name_tasks_floors_and_protocol_and_no_path(asked, capsys):
@@ -78,6 +78,9 @@ def test_tables_name_tasks_floors_and_protocol_and_no_path(asked, capsys):
     assert "RTE (built-in twin)" in shown and "bag of words" in shown and "15.0" in shown
     assert "0.002" in shown and "mine" in shown and "/somewhere" not in shown
     assert ablation.where(["a", "b"], "/some/folder") == "Mean of 2 tasks (local folder): a, b"
+    assert ablation.where(["a"], "hub") == "One task (hub): a"
+    assert ablation.score_label(["a"]) == "score on a (points)"
+    assert ablation.score_label(["a", "b"]) == "mean score over 2 tasks (points)"
 
 
 @pytest.mark.parametrize("name", CLAIMS)

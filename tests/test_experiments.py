@@ -158,6 +158,25 @@ def test_a_kept_model_gives_the_stored_predictions(tmp_path):
         run(SPEC, tmp_path / "runs", keep=tmp_path / "model")
 
 
+def test_choices_are_trained_and_scored(tmp_path):
+    result = run(replace(SPEC, task="copa"), tmp_path)
+    rows = [json.loads(line) for line in (result.folder / "predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == 400 and {row["prediction"] for row in rows} <= {0, 1}
+    assert result.score == pytest.approx(sum(row["prediction"] == row["label"] for row in rows) / 4)
+    assert 0 < result.curve[-1]["validation_loss"] < 2  # of a softmax over two
+
+
+def test_lists_are_trained_and_every_query_is_ranked(tmp_path):
+    result = run(replace(SPEC, task="msmarco", list_size=3), tmp_path)
+    rows = [json.loads(line) for line in (result.folder / "predictions.jsonl").read_text().splitlines()]
+    found = []
+    for row in rows:
+        best = max(score for score, grade in zip(row["prediction"], row["label"]["grades"], strict=True) if grade)
+        found.append(1 / (1 + sum(score > best for score in row["prediction"])))
+    assert len(rows) == 200
+    assert result.score == pytest.approx(100 * sum(found) / len(found))
+
+
 def test_holdout_rows_come_from_train_and_are_not_trained_on():
     whole = replace(SPEC, train_examples=0)
     rows, official = split(replace(whole, evaluate_on="holdout")), split(whole)

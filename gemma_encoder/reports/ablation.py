@@ -40,13 +40,20 @@ def origin(data: str) -> str:
 
 def where(tasks: Sequence[str], data: str) -> str:
     """The tasks of an experiment, in words."""
-    return f"Mean of {len(tasks)} tasks ({origin(data)}): {', '.join(tasks)}"
+    number = "One task" if len(tasks) == 1 else f"Mean of {len(tasks)} tasks"
+    return f"{number} ({origin(data)}): {', '.join(tasks)}"
+
+
+def score_label(tasks: Sequence[str]) -> str:
+    """What the axis of a figure of scores says."""
+    return f"score on {tasks[0]} (points)" if len(tasks) == 1 else f"mean score over {len(tasks)} tasks (points)"
 
 
 def display_scores(runs: pd.DataFrame, data: str) -> None:
     """Every task: each variant's mean over seeds, beside what needs no model (majority, bag of words).
 
-    Says on which tasks no variant gets above those floors: a difference there is one between models that learnt little.
+    Names the variants that do not get above those floors: a difference from one of them says that it was not learnt,
+    with this training, and no more.
     """
     rows, below = [], []
     for name, of_task in runs.groupby("task", sort=False):
@@ -57,13 +64,13 @@ def display_scores(runs: pd.DataFrame, data: str) -> None:
         for variant, part in of_task.groupby("variant", sort=False):
             of = summary(part["score"])
             row[variant] = f"{of.mean:.1f}{NBSP}±{NBSP}{of.high - of.mean:.1f}"
-        if of_task.groupby("variant")["score"].mean().max() <= max(row["majority"], row["bag of words"]):
-            below.append(task.title)
+            if of.mean <= max(row["majority"], row["bag of words"]):
+                below.append(f"{variant} on {task.title}")
         rows.append(row)
     caption = f"Score in points, mean ± half of the 95 % interval over {runs['seed'].nunique()} seeds"
     display_table(pd.DataFrame(rows), caption)
     if below:
-        print(f"no variant gets above what needs no model on {', '.join(below)}: differences there say little")
+        print(f"not above what needs no model, so not learnt with this training: {'; '.join(below)}")
 
 
 def seed_scores(runs: pd.DataFrame) -> dict[str, pd.Series]:
