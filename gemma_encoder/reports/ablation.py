@@ -49,26 +49,40 @@ def score_label(tasks: Sequence[str]) -> str:
     return f"score on {tasks[0]} (points)" if len(tasks) == 1 else f"mean score over {len(tasks)} tasks (points)"
 
 
-def display_scores(runs: pd.DataFrame, data: str) -> None:
-    """Every task: each variant's mean over seeds, beside what needs no model (majority, bag of words).
+def _floors(name: str, data: str) -> dict[str, float]:
+    """What needs no model, in points."""
+    task, split = get_task(name), load(get_task(name), data)
+    return {
+        "majority": score(task, majority(task, split["train"], split["validation"])),
+        "bag of words": score(task, bag_of_words(task, split["train"], split["validation"])),
+    }
 
-    Names the variants that do not get above those floors: a difference from one of them says that it was not learnt,
-    with this training, and no more.
-    """
-    rows, below = [], []
+
+def display_scores(runs: pd.DataFrame, data: str) -> None:
+    """Every task: each variant's mean over seeds, beside what needs no model."""
+    rows = []
     for name, of_task in runs.groupby("task", sort=False):
-        task, split = get_task(name), load(get_task(name), data)
-        row = {"task": f"{task.title} ({origin(data)})"}
-        row["majority"] = score(task, majority(task, split["train"], split["validation"]))
-        row["bag of words"] = score(task, bag_of_words(task, split["train"], split["validation"]))
+        row = {"task": f"{get_task(name).title} ({origin(data)})"} | _floors(name, data)
         for variant, part in of_task.groupby("variant", sort=False):
             of = summary(part["score"])
             row[variant] = f"{of.mean:.1f}{NBSP}±{NBSP}{of.high - of.mean:.1f}"
-            if of.mean <= max(row["majority"], row["bag of words"]):
-                below.append(f"{variant} on {task.title}")
         rows.append(row)
     caption = f"Score in points, mean ± half of the 95 % interval over {runs['seed'].nunique()} seeds"
     display_table(pd.DataFrame(rows), caption)
+    say_what_was_not_learnt(runs, data)
+
+
+def say_what_was_not_learnt(runs: pd.DataFrame, data: str) -> None:
+    """Name the variants whose mean is not above what needs no model.
+
+    A difference from one of them says that it was not learnt, with this training, and no more.
+    """
+    below = [
+        f"{variant} on {get_task(name).title}"
+        for name, of_task in runs.groupby("task", sort=False)
+        for variant, mean in of_task.groupby("variant", sort=False)["score"].mean().items()
+        if mean <= max(_floors(name, data).values())
+    ]
     if below:
         print(f"not above what needs no model, so not learnt with this training: {'; '.join(below)}")
 

@@ -195,7 +195,7 @@ def _published(ax: Axes, value: float, y: float) -> None:
     ax.annotate(
         f"paper {value:.1f}",
         (value, y),
-        (0, 8),
+        (0, -18),
         textcoords="offset points",
         ha="center",
         color=PAPER,
