@@ -67,7 +67,7 @@ def test_scores_are_averaged_over_tasks_within_a_seed(asked):
 @pytest.mark.parametrize(("seeds", "said"), [([1, 2], True), ([8, 9], False)], ids=["15 points", "85 points"])
 def test_a_task_on_which_nothing_was_learnt_is_named(asked, capsys, seeds, said):
     ablation.display_scores(ablation.run_variants(VARIANTS, ["rte"], seeds), "builtin")
-    assert ("not learnt with this training: causal on RTE; default on RTE" in capsys.readouterr().out) == said
+    assert ("not learnt with this training: causal, default" in capsys.readouterr().out) == said
 
 
 def test_tables_name_tasks_floors_and_protocol_and_no_path(asked, capsys):
@@ -110,3 +110,6 @@ def test_a_claim_of_equality_needs_the_interval_within_the_margin(capsys):
     assert judge(CLAIMS["mask, mean"], near, margin=1.0) == "cannot tell at this size"
     display_claim(CLAIMS["padding"], near, "Mean of 1 task", margin=1.0)
     assert "supported: Left and right padding" in (shown := capsys.readouterr().out) and "±1 points" in shown
+    assert "what needs no model" not in shown
+    display_claim(CLAIMS["padding"], near, "Mean of 1 task", learnt=(True, False))
+    assert "With this training right padding does not get above what needs no model." in capsys.readouterr().out

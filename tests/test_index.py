@@ -86,3 +86,11 @@ def test_without_verdicts_it_says_so(tmp_path):
 )
 def test_paths_are_cut_and_nothing_else(text, expected):
     assert without_paths(text) == expected
+
+
+def test_a_verdict_given_twice_is_shown_once_with_both_reports(tmp_path):
+    twice = [Result(n, "ok", tmp_path / f"{n}.html", None, 1.0, verdicts=[dict(VERDICT)]) for n in ("05", "07")]
+    write_index(twice, tmp_path / "index.html", "Reports", {})
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert text.count("Bidirectional beats causal") == 1
+    assert re.findall(r'Report: <a href="(05.html)">[^<]*</a>, <a href="(07.html)"', text) == [("05.html", "07.html")]

@@ -69,22 +69,19 @@ def display_scores(runs: pd.DataFrame, data: str) -> None:
         rows.append(row)
     caption = f"Score in points, mean ± half of the 95 % interval over {runs['seed'].nunique()} seeds"
     display_table(pd.DataFrame(rows), caption)
-    say_what_was_not_learnt(runs, data)
+    if below := not_learnt(runs, data):
+        print(f"not above what needs no model, so not learnt with this training: {', '.join(below)}")
 
 
-def say_what_was_not_learnt(runs: pd.DataFrame, data: str) -> None:
-    """Name the variants whose mean is not above what needs no model.
-
-    A difference from one of them says that it was not learnt, with this training, and no more.
-    """
+def not_learnt(runs: pd.DataFrame, data: str) -> list[str]:
+    """The variants whose mean is not above what needs no model, on any of the tasks."""
     below = [
-        f"{variant} on {get_task(name).title}"
+        variant
         for name, of_task in runs.groupby("task", sort=False)
         for variant, mean in of_task.groupby("variant", sort=False)["score"].mean().items()
         if mean <= max(_floors(name, data).values())
     ]
-    if below:
-        print(f"not above what needs no model, so not learnt with this training: {'; '.join(below)}")
+    return list(dict.fromkeys(below))
 
 
 def seed_scores(runs: pd.DataFrame) -> dict[str, pd.Series]:

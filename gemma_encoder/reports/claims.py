@@ -105,14 +105,22 @@ def judge(claim: Claim, of: Paired, margin: float) -> str:
     return verdict(of, claim.direction, margin)
 
 
-def display_claim(claim: Claim, of: Paired, where: str, margin: float = 1.0) -> None:
-    """Show the verdict on `claim` with its evidence; `where` names tasks and data."""
+def display_claim(
+    claim: Claim, of: Paired, where: str, margin: float = 1.0, learnt: tuple[bool, bool] = (True, True)
+) -> None:
+    """Show the verdict on `claim` with its evidence; `where` names tasks and data.
+
+    learnt: whether the two variants got above what needs no model. A difference from one that did not says that it
+    was not learnt with this training, and no more; the evidence then says so.
+    """
     gap = claim.published_gap
     there = "no number known" if gap is None else f"{gap:+.1f} points there, 2B on GLUE"
     equal = f"; equal means: the whole interval lies within ±{margin:g} points" if claim.direction == "equal" else ""
+    unlearnt = [name for name, good in zip(claim.names, learnt, strict=True) if not good]
+    caution = [f" With this training {name} does not get above what needs no model." for name in unlearnt]
     display_verdict(
         f"{claim.says} ({claim.place}; {there}).",
         judge(claim, of, margin),
-        f"{words(of)}{equal}. {where}.",
+        f"{words(of)}{equal}. {where}." + "".join(caution),
         {"difference": of.difference, "low": of.low, "high": of.high, "seeds": of.n},
     )

@@ -66,17 +66,19 @@ def without_paths(text: object) -> str:
 
 
 def _verdicts(results: list[Result], path: Path) -> str:
-    blocks = [
-        verdict_html({**verdict, "evidence": without_paths(verdict["evidence"])}) + _source(result, path)
-        for result in results
-        for verdict in result.verdicts
-    ]
+    """Every verdict once, with the reports that gave it."""
+    sources: dict[str, list[str]] = {}
+    for result in results:
+        for verdict in result.verdicts:
+            block = verdict_html({**verdict, "evidence": without_paths(verdict["evidence"])})
+            sources.setdefault(block, []).append(_source(result, path))
+    blocks = [f'{block}<p class="small">Report: {", ".join(names)}</p>' for block, names in sources.items()]
     return "\n".join(blocks) or "<p>No report gave a verdict.</p>"
 
 
 def _source(result: Result, path: Path) -> str:
-    failed = ', <span class="status-failed">which failed</span>' if result.status == "failed" else ""
-    return f'<p class="small">Report: {_link(result, path)}{failed}</p>'
+    failed = ' (<span class="status-failed">which failed</span>)' if result.status == "failed" else ""
+    return f"{_link(result, path)}{failed}"
 
 
 def _reports(results: list[Result], path: Path) -> str:
