@@ -1,4 +1,9 @@
-"""`python -m benchmarks`: the kit against what anybody would use instead, in one run of some ten minutes."""
+"""`python -m benchmarks`: the kit against what anybody would use instead, in one run of some ten minutes.
+
+Every part is on disk as soon as it is measured: a run that was interrupted goes on with the names of the parts that it
+lacks, and parts of an earlier run stay where they were measured in the same environment. `reproduce` takes minutes
+more, and is measured when it is named.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,7 @@ import torch
 from benchmarks.anatomy import anatomy, scaling
 from benchmarks.inference import inference
 from benchmarks.report import markdown, write_report
+from benchmarks.reproduce import reproduce
 from benchmarks.timing import Row
 from benchmarks.training import memory, training
 from benchmarks.tricks import tricks
@@ -32,7 +38,9 @@ PARTS: dict[str, Callable[[Path | None, bool], list[Row]]] = {
     "scaling": scaling,
     "tricks": tricks,
     "memory": memory,
+    "reproduce": reproduce,
 }
+BY_NAME = ("reproduce",)  # left out unless it is named
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -43,44 +51,59 @@ def processor() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def facts(data: Path | None, quick: bool, seconds: float) -> dict[str, str]:
-    """What a reader of the numbers has to know about the run."""
+def facts(data: Path | None, quick: bool) -> dict[str, str]:
+    """What a reader of the numbers has to know about the run; parts measured where these differ do not mix."""
     return environment() | {
         "processor": f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
-        "load before the run": f"{os.getloadavg()[0]:.1f} processes wanted a core",
         "lengths": "real rows" if data else "lognormal fits, data/lengths.csv",
         "size": "quick: a smoke test, not a measurement" if quick else "full",
-        "seconds": f"{seconds:.0f}",
     }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, write `results.json`, `results.md` and `report.html`; exit code 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", help=f"which of {', '.join(PARTS)}; all of them if none is named")
+    parser.add_argument("parts", nargs="*", help=f"which of {', '.join(PARTS)}; if none is named, all but the last")
     parser.add_argument("--data-dir", type=Path, help="folder of data sets for the lengths of real rows")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, about a minute: does everything run?")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     options = parser.parse_args(arguments)
     try:
-        chosen = [check_choice("part", part, PARTS) for part in options.parts] or list(PARTS)
+        chosen = [check_choice("part", part, PARTS) for part in options.parts] or [
+            part for part in PARTS if part not in BY_NAME
+        ]
         measure(chosen, options.data_dir, options.quick, options.out)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"interrupted; what was measured is in {options.out.name}", file=sys.stderr)
+        return 130
     return 0
 
 
 def measure(chosen: list[str], data: Path | None, quick: bool, out: Path) -> None:
-    """Run the parts and write what they found."""
-    start, known, rows = time.monotonic(), facts(data, quick, 0), []
+    """Run the parts, and write what is known after each of them."""
+    known = facts(data, quick)
     for part in chosen:
-        rows += PARTS[part](data, quick)
-        print(f"{part}: done after {time.monotonic() - start:.0f} s", file=sys.stderr)
-    known["seconds"] = f"{time.monotonic() - start:.0f}"
-    write_whole(out / "results.json", json.dumps({"environment": known, "rows": list(map(asdict, rows))}, indent=1))
-    write_whole(out / "results.md", markdown(rows, known))
-    write_report(rows, known, out / "report.html")
+        load, start = os.getloadavg()[0], time.monotonic()
+        rows = PARTS[part](data, quick)
+        seconds = time.monotonic() - start
+        print(f"{part}: {seconds:.0f} s", file=sys.stderr)
+        keep(part, f"{seconds:.0f} s; before it, {load:.1f} processes wanted a core", rows, known, out)
+
+
+def keep(part: str, how: str, rows: list[Row], known: dict[str, str], out: Path) -> None:
+    """Put the rows of a part in place of its earlier ones in `results.json`, and write table and page anew."""
+    path, parts = out / "results.json", {}
+    if path.is_file() and (stored := json.loads(path.read_text()))["environment"] == known:
+        parts = stored["parts"]
+    parts[part] = {"measured in": how, "rows": list(map(asdict, rows))}
+    write_whole(path, json.dumps({"environment": known, "parts": parts}, indent=1))
+    everything = [Row(**row) for each in parts.values() for row in each["rows"]]
+    said = known | {f"{name}, measured in": each["measured in"] for name, each in parts.items()}
+    write_whole(out / "results.md", markdown(everything, said))
+    write_report(everything, said, out / "report.html")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from gemma_encoder.model import GemmaEncoderPreTrainedModel
 
 BATCH = 32
 ALIKE = 1e-4  # relative to the largest value
+MORE = 16  # tokens that a query adds to a row at most: nobody cuts a row that others read whole
 Calls = dict[str, Callable[[], Tensor]]
 
 
@@ -105,11 +106,11 @@ def ranking(shape: str, rows: Work, folder: Path) -> Calls:
     decoder = upstream(shape).base_model
     decoder.config.sliding_window += 1
     ours: GemmaEncoderPreTrainedModel = GemmaEncoderForRanking.from_decoder(decoder, pooling="last")
-    export_cross_encoder(ours, tokenizer(), folder / "scores", rows.max_length + 8)
+    export_cross_encoder(ours, tokenizer(), folder / "scores", rows.max_length + MORE)
     exported = CrossEncoder(str(folder / "scores"), device="cpu")
     query, passages = rows.texts[0].split()[:8], rows.texts
     pairs = [(" ".join(query), passage) for passage in passages]
-    cross = cross_encoder(upstream(shape), rows.max_length + 8)
+    cross = cross_encoder(upstream(shape), rows.max_length + MORE)
 
     def ranked() -> Tensor:
         found = dict(rank(ours, tokenizer(), " ".join(query), passages, BATCH))

@@ -2,85 +2,127 @@
 
     python benchmarks/plan_check.py
 
-Two models: the tiny decoder, and one of random weights in the shape of ettin-decoder-32m with the tiny tokenizer. The
-ceiling is the speed of a matrix product of the model's own sizes, measured beside the run.
+Two models: the tiny decoder in a run of its profile, and one of random weights in the shape of ettin-decoder-32m with
+the tiny tokenizer. Every estimate and every run is a process of its own, in turns, so that other work on the machine
+slows both alike.
 """
 
 from __future__ import annotations
 
+import gc
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
-from gemma_encoder.experiments.plan import UTILISATION, estimate, rows_and_tokens
+from gemma_encoder.experiments.pace import pace
+from gemma_encoder.experiments.plan import estimate
 from gemma_encoder.experiments.run import train
-from gemma_encoder.experiments.shapes import SHAPES, shape_of
+from gemma_encoder.experiments.shapes import config_of, shape_of
+from gemma_encoder.experiments.sizes import work_of
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.loading import load_tokenizer
 
-SECONDS = 3.0  # of matrix products
+SHAPE = "jhu-clsp/ettin-decoder-32m"
+TURNS = 3
+EXACT = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0"}  # glibc gives freed tensors back at once
+WITHIN = 0.25  # how far an estimate may be from its run
 
 
-def ceiling(rows: int, width: int, ffn: int) -> float:
-    """FLOPs a second of `(rows, width) @ (width, ffn)` in float32."""
-    left, right = torch.randn(rows, width), torch.randn(width, ffn)
-    done, start = 0, time.perf_counter()
-    while (spent := time.perf_counter() - start) < SECONDS:
-        left @ right
-        done += 1
-    return 2 * rows * width * ffn * done / spent
+def estimated(spec: RunSpec) -> dict[str, float]:
+    """Seconds and bytes of a fine-tuning, as `plan` says them."""
+    work, shape = work_of(spec), shape_of(spec.model)
+    return {"s": pace(spec, work).seconds(spec, work, shape), "MB": estimate(spec, shape, work).memory / 1e6}
 
 
-def measure(settings: dict[str, object]) -> dict[str, float]:
-    """Seconds and bytes of a fine-tuning in this process, and the ceiling measured before it."""
+def seconds(spec: RunSpec) -> dict[str, float]:
+    """Of a fine-tuning, from reading its rows on."""
     torch.set_num_threads(1)
-    spec = RunSpec(**settings)
-    shape, (_, _, length) = shape_of(spec.model), rows_and_tokens(spec)
-    rate = ceiling(round(spec.batch_size * length), shape.width, shape.ffn)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    start = time.perf_counter()
+    _run(spec)
+    return {"s": time.perf_counter() - start}
+
+
+def megabytes(spec: RunSpec) -> dict[str, float]:
+    """That a fine-tuning adds to a process in which one has loaded its libraries and filled its caches."""
+    _run(spec)
+    gc.collect()
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    _run(spec)
+    return {"MB": _memory("VmHWM") - before}
+
+
+def _run(spec: RunSpec) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        result, _ = train(spec, Path(folder))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": result.timing["train_seconds"], "bytes": peak - before, "rate": rate}
+        train(spec, Path(folder))
+
+
+def _memory(what: str) -> float:
+    """MB of this process: VmRSS now, VmHWM at the peak. (ru_maxrss begins at that of the process that started it.)"""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def random_decoder(folder: str) -> None:
-    """A checkpoint in the shape of ettin-decoder-32m, weights random."""
-    shape = SHAPES["jhu-clsp/ettin-decoder-32m"]
-    sizes = {"num_hidden_layers": shape.layers, "hidden_size": shape.width, "intermediate_size": shape.ffn}
-    heads = {"num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim}
-    config = AutoConfig.for_model("gemma2", vocab_size=shape.vocab, **sizes, **heads)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    """A checkpoint of the shape, weights random."""
+    AutoModelForCausalLM.from_config(config_of(SHAPE)).save_pretrained(folder)
     load_tokenizer("tiny").save_pretrained(folder)
 
 
-def report(name: str, spec: RunSpec) -> None:
-    command = [sys.executable, __file__, json.dumps(asdict(spec))]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-    planned = estimate(spec)
-    seconds = planned.flops / found["rate"] / UTILISATION
-    print(f"{name}: ceiling {found['rate'] / 1e9:.1f} GFLOP/s, of which {UTILISATION:.0%} is assumed")
-    for what, guess, real in (("s", seconds, found["seconds"]), ("MB", planned.memory / 1e6, found["bytes"] / 1e6)):
-        print(f"  estimated {guess:.1f} {what}, measured {real:.1f} {what}: {guess / real - 1:+.0%}")
+def in_turns(spec: RunSpec) -> dict[str, list[dict[str, float]]]:
+    """What `TURNS` estimates and as many runs found, one after the other."""
+    found = {"estimated": [], "measured": []}
+    for _ in range(TURNS):
+        found["estimated"].append(_ask("estimated", spec))
+        found["measured"].append(_ask("seconds", spec) | _ask("megabytes", spec, EXACT))
+    return found
+
+
+def _ask(what: str, spec: RunSpec, setting: Mapping[str, str] = MappingProxyType({})) -> dict[str, float]:
+    command = [sys.executable, __file__, what, json.dumps(asdict(spec))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **setting})
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def verdict(name: str, found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+    """A line for seconds and one for bytes: how far the least estimate is from the least measurement, and each turn.
+
+    The least, because other work on the machine only adds.
+    """
+    lines = []
+    for unit in ("s", "MB"):
+        sides = {what: [row[unit] for row in rows] for what, rows in found.items()}
+        off = min(sides["estimated"]) / min(sides["measured"]) - 1
+        each = "; ".join(f"{what} {', '.join(f'{value:.1f}' for value in values)}" for what, values in sides.items())
+        within = "within" if abs(off) <= WITHIN else "NOT within"
+        lines.append(f"{name}, {unit}: {off:+.0%}, {within} {WITHIN:.0%} ({each})")
+    return lines
 
 
 def main() -> None:
-    report("tiny", RunSpec(task="rte", train_examples=256, epochs=1))
+    """Both models; the exit code is 1 where an estimate is too far from its runs."""
+    tiny = RunSpec(task="cola", train_examples=1200)
     with tempfile.TemporaryDirectory() as folder:
         random_decoder(folder)
-        report("30M", RunSpec(task="rte", model=folder, train_examples=64, epochs=1))
+        cases = {"tiny": tiny, "30M": RunSpec(task="rte", model=folder, train_examples=128, epochs=1)}
+        lines = [line for name, spec in cases.items() for line in verdict(name, in_turns(spec))]
+    print("\n".join(lines))
+    sys.exit(any("NOT" in line for line in lines))
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(json.dumps(measure(json.loads(sys.argv[1]))))
+        answer = {"estimated": estimated, "seconds": seconds, "megabytes": megabytes}[sys.argv[1]]
+        print(json.dumps(answer(RunSpec(**json.loads(sys.argv[2])))))
     else:
         main()

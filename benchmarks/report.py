@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from benchmarks.targets import verdicts
 from benchmarks.timing import Row, ratios
 from gemma_encoder.reports.files import write_whole
 from gemma_encoder.reports.html import check_html, page
@@ -25,7 +26,10 @@ TITLES = {
     "memory": "Peak memory of fine-tuning",
     "scaling": "Scaling and utilisation",
     "tricks": "Every trick, with it and without",
+    "left out": "Tricks that did not pay",
+    "reproduce": "Where the time of make reproduce goes",
 }
+ASKED = "What was asked, and what was measured"
 ABOUT = {
     "training": "Contenders took turns over the same rows, with the same weights, optimiser and precision, after their "
     "states on real tokens were found equal. The factor is a contender's seconds over those of the first row of its "
@@ -36,6 +40,16 @@ ABOUT = {
     "memory": "One epoch of two updates in a process of its own; what the libraries take by themselves is in it.",
     "scaling": "Utilisation: the model's arithmetic over the matrix product of this machine, measured in the same run.",
     "tricks": "A factor of without above 1: the trick pays. Below 1: it does not, here.",
+    "left out": "How many times as fast a step was with the trick when it was tried, in turns in one process on one "
+    "thread. They are not in the code, and not measured again.",
+    "reproduce": "The tiny profile from an empty folder of runs. Training is part of the notebooks; its seconds are "
+    "summed over runs, of which some go on side by side.",
+}
+BARS = {  # part: what its bars show, and the unit of the rows that are shown
+    "scaling": ("utilisation", "% of the ceiling"),
+    "anatomy": ("share", "% of a step"),
+    "memory": ("peak memory", "MiB at most"),
+    "reproduce": ("time", "s"),
 }
 SPEED = "times the seconds of the first"
 
@@ -53,7 +67,7 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 def _numbers(row: Row, first: Row) -> dict[str, str]:
     if not row.seconds:
-        return {"value": f"{row.value:.1f} {row.unit}"}
+        return {"value": f"{row.value:.{2 if row.value < 10 else 1}f} {row.unit}"}
     median = statistics.median(row.seconds)
     numbers = {"median": f"{1000 * median:.1f} ms"}
     if row is not first and row.part != "scaling":
@@ -73,11 +87,15 @@ def by_part(rows: Sequence[Row]) -> dict[str, list[Row]]:
 def markdown(rows: Sequence[Row], environment: dict[str, str]) -> str:
     """All results as Markdown."""
     lines = ["# Benchmarks", "", *(f"* {name}: {value}" for name, value in environment.items())]
+    if len(table := verdicts(rows)):
+        lines += ["", f"## {ASKED}", "", *_lines(table)]
     for part, some in by_part(rows).items():
-        table = frame(some).fillna("")
-        lines += ["", f"## {TITLES[part]}", "", ABOUT[part], "", _line(table.columns), _line("---" for _ in table)]
-        lines += [_line(row) for row in table.itertuples(index=False)]
+        lines += ["", f"## {TITLES[part]}", "", ABOUT[part], "", *_lines(frame(some).fillna(""))]
     return "\n".join(lines) + "\n"
+
+
+def _lines(table: pd.DataFrame) -> list[str]:
+    return [_line(table.columns), _line("---" for _ in table), *map(_line, table.itertuples(index=False))]
 
 
 def _line(cells) -> str:
@@ -88,15 +106,22 @@ def write_report(rows: Sequence[Row], environment: dict[str, str], path: Path) -
     """The page; RuntimeError if it breaks the rules for reports."""
     facts = "".join(f"<li>{escape(name)}: {escape(value)}</li>" for name, value in environment.items())
     body = [f"<h1>Benchmarks</h1>\n<ul>{facts}</ul>"]
+    if len(asked := verdicts(rows)):
+        body.append(f'<h2>{ASKED}</h2>\n<div class="wide">{table_html(asked.map(_dash), ASKED)}</div>')
     for part, some in by_part(rows).items():
-        picture = factors(some, TITLES[part]) if any(row.seconds for row in some) and part != "scaling" else ""
-        picture = scaling_figure(some) if part == "scaling" else picture
+        picture = _picture(part, some)
         table = table_html(frame(some).map(_dash), TITLES[part])
         body.append(f'<h2>{TITLES[part]}</h2>\n<p>{ABOUT[part]}</p>\n{picture}\n<div class="wide">{table}</div>')
     text = page("Benchmarks", "\n".join(body))
     if problems := check_html(text):
         raise RuntimeError(f"the page breaks the rules for reports: {'; '.join(problems)}")
     write_whole(path, text)
+
+
+def _picture(part: str, rows: Sequence[Row]) -> str:
+    if part in BARS:
+        return bars(part, rows)
+    return factors(rows, TITLES[part]) if any(row.seconds for row in rows) else ""
 
 
 def _dash(cell: object) -> object:
@@ -132,15 +157,16 @@ def factors(rows: Sequence[Row], title: str) -> str:
     return _figure(fig, f"{title}, {SPEED} of each case. {said}.")
 
 
-def scaling_figure(rows: Sequence[Row]) -> str:
-    """Utilisation of every case as bars."""
-    shares = [(row.case, row.value) for row in rows if row.name == "utilisation"]
+def bars(part: str, rows: Sequence[Row]) -> str:
+    """The values of a part as bars."""
+    label, unit = BARS[part]
+    values = {f"{row.case}: {row.name}": row.value for row in rows if row.unit == unit}
     with plt.rc_context(THEME):
-        fig, ax = plt.subplots(figsize=(9.5, 1.5 + 0.36 * len(shares)))
-        ax.barh(np.arange(len(shares)), [value for _, value in shares], color=PALETTE[0])
-        ax.set_yticks(range(len(shares)), [case for case, _ in shares], fontsize=9)
-        ax.set(title=TITLES["scaling"])
-        ax.set_xlabel("utilisation (% of the measured matrix product)", fontsize=11)
+        fig, ax = plt.subplots(figsize=(9.5, 1.5 + 0.36 * len(values)))
+        ax.barh(np.arange(len(values)), list(values.values()), color=PALETTE[0])
+        ax.set_yticks(range(len(values)), list(values), fontsize=9)
+        ax.set(title=TITLES[part])
+        ax.set_xlabel(f"{label} ({unit})", fontsize=11)
         ax.invert_yaxis()
-    said = "; ".join(f"{case}: {cell_text(value)} %" for case, value in shares)
-    return _figure(fig, f"Utilisation of the machine's matrix product by case. {said}.")
+    said = "; ".join(f"{name}: {cell_text(value)} {unit}" for name, value in values.items())
+    return _figure(fig, f"{TITLES[part]}. {said}.")

@@ -1,9 +1,9 @@
 """Attention without padding: the same mathematics, no work on slots that hold no token.
 
 A batch of rows of unequal length travels through every linear layer, norm and feed-forward block as ONE packed row of
-real tokens, `(1, tokens, dim)`. Only inside attention is it opened into rows `(batch, head, width, head_dim)`, where
-`width` is the longest row, and closed again. The outputs on real tokens, the loss and the gradient are those of the
-padded batch.
+real tokens, `(1, tokens, dim)`. Only inside attention is it opened into rows `(rows, head, width, head_dim)`, in a few
+groups of like length, where `width` is the longest row of a group, and closed again. The outputs on real tokens, the
+loss and the gradient are those of the padded batch.
 
 `encoder_attention` is registered with transformers' attention interface. It ignores the mask that transformers built
 and uses ours, which arrives as the keyword argument `visibility`; without it the call is an error, so that no decoder
@@ -36,60 +36,116 @@ from gemma_encoder.masks import Mask, table
 IMPLEMENTATION = "gemma_encoder"
 
 
+GROUP = 4000  # pairs of query and key that take as long as what every further group costs by itself, on a CPU
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of like length, which attention computes together.
+
+    biases: one `(rows, 1, width, width)` tensor a layer, 0 where query may read key and -inf elsewhere.
+    tokens: `(rows, width)`, the packed token that each slot holds; None when the batch travels padded. Slots beyond the
+        end of a row hold its first token, which nobody reads there: a NaN of one row must not reach another.
+    """
+
+    biases: list[Tensor]
+    tokens: Tensor | None
+
+    def open(self, states: Tensor) -> Tensor:
+        """`(1, head, tokens, head_dim)` -> `(rows, head, width, head_dim)`."""
+        if self.tokens is None:
+            return states
+        heads, _, dim = states.shape[1:]
+        slots = states[0].transpose(0, 1).flatten(1).index_select(0, self.tokens.flatten())
+        return slots.view(*self.tokens.shape, heads, dim).transpose(1, 2)
+
+
 @dataclass(frozen=True)
 class Visibility:
     """What attention has to know about a batch.
 
-    biases: one `(batch, 1, width, width)` tensor a layer, 0 where query may read key and -inf elsewhere.
-    slots: for each packed token its slot in the opened `batch * width` grid; None when the batch travels padded.
+    groups: of rows, in which attention opens a packed batch; one of all rows when the batch travels padded.
     position_ids: `(1, tokens)` packed, `(batch, width)` padded; each row counts its tokens from 0.
+    slots: for each packed token its slot, counted through the groups; None when the batch travels padded.
     """
 
-    biases: list[Tensor]
+    groups: list[Group]
     position_ids: Tensor
     slots: Tensor | None
-    batch: int
-    width: int
     return_weights: bool = False
 
-    def open(self, packed: Tensor) -> Tensor:
-        """`(1, head, tokens, head_dim)` -> `(batch, head, width, head_dim)`; slots without a token are 0."""
-        if self.slots is None:
-            return packed
-        tokens = packed[0].transpose(0, 1)
-        if len(tokens) != self.batch * self.width:
-            grid = tokens.new_zeros(self.batch * self.width, *tokens.shape[1:])
-            tokens = grid.index_copy(0, self.slots, tokens)
-        return tokens.unflatten(0, (self.batch, self.width)).transpose(1, 2)
+    @property
+    def biases(self) -> list[Tensor]:
+        """Those of the first group, the only one of a batch of one row."""
+        return self.groups[0].biases
 
-    def close(self, rows: Tensor) -> Tensor:
-        """`(batch, head, width, head_dim)` -> `(1, tokens, head, head_dim)`, or `(batch, width, ...)` when padded."""
-        rows = rows.transpose(1, 2)
+    def close(self, rows: list[Tensor]) -> Tensor:
+        """`(rows, head, width, head_dim)` a group -> `(1, tokens, head, head_dim)`, or `(batch, width, ...)` padded."""
         if self.slots is None:
-            return rows.contiguous()
-        tokens = rows.flatten(0, 1)
-        if len(self.slots) != len(tokens):
-            tokens = tokens.index_select(0, self.slots)
-        return tokens[None].contiguous()
+            return rows[0].transpose(1, 2).contiguous()
+        slots = torch.cat([part.transpose(1, 2).flatten(0, 1).flatten(1) for part in rows])
+        return slots.index_select(0, self.slots).unflatten(1, rows[0].shape[1::2])[None]
+
+
+def split(lengths: Sequence[int]) -> list[list[int]]:
+    """The rows of a batch, by number, in the groups that cost least; shortest rows first.
+
+    A group costs `rows * width^2 + GROUP`, where width is its longest row. The best groups of the n shortest rows are
+    those of fewer rows and one group more, so they are found for every n in turn.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    best = {0: (0, 0)}  # number of shortest rows: what they cost, and the number without their last group
+    for end, row in enumerate(order, start=1):
+        if end == len(order) or lengths[row] < lengths[order[end]]:
+            width = lengths[row]
+            best[end] = min((cost + (end - start) * width**2 + GROUP, start) for start, (cost, _) in best.items())
+    groups, end = [], len(order)
+    while end:
+        start = best[end][1]
+        groups.insert(0, order[start:end])
+        end = start
+    return groups
 
 
 def look(
     real: Tensor, masks: Sequence[Mask], dtype: torch.dtype, unpadded: bool = True, return_weights: bool = False
 ) -> Visibility:
     """Who sees whom in a batch whose slots hold a token where `real (batch, seq)` is True, layer by layer."""
-    keys = real
-    if unpadded:
-        lengths = real.sum(dim=1, keepdim=True)
-        keys = torch.arange(int(lengths.max()), device=real.device) < lengths
-    # a slot without a token stands at position 0, where it reads the first token: an empty softmax would be NaN,
-    # and NaN spreads from there into every gradient
-    positions = (keys.cumsum(dim=1) - 1).where(keys, 0)
-    slots, position_ids = (keys.flatten().nonzero().flatten(), positions[keys][None]) if unpadded else (None, positions)
-    bias = {
-        mask: torch.zeros((), dtype=dtype, device=real.device).where(table(mask, positions, keys), float("-inf"))
-        for mask in set(masks)
-    }
-    return Visibility([bias[mask] for mask in masks], position_ids, slots, *keys.shape, return_weights)
+    if not unpadded:
+        positions = (real.cumsum(dim=1) - 1).where(real, 0)
+        return Visibility([Group(_biases(positions, real, masks, dtype), None)], positions, None, return_weights)
+    lengths = real.sum(dim=1)
+    starts = lengths.cumsum(dim=0) - lengths
+    # weights are asked for as one tensor, to torch.compile every number of groups is another graph, and a GPU computes
+    # pairs faster than it starts what a group needs
+    if return_weights or torch.compiler.is_compiling() or real.is_cuda:
+        parts = [_part(lengths, starts)]
+    else:
+        parts = [_part(lengths[rows], starts[rows]) for rows in split(lengths.tolist())]
+    groups = [Group(_biases(positions, keys, masks, dtype), tokens) for positions, keys, tokens in parts]
+    positions, keys, tokens = (torch.cat([each.flatten() for each in kind]) for kind in zip(*parts, strict=True))
+    filled = keys.nonzero().flatten()
+    slots = torch.empty_like(filled).index_copy(0, tokens[filled], filled)
+    return Visibility(groups, positions[slots][None], slots, return_weights)
+
+
+def _part(lengths: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Position, whether it holds a token, and packed token of every slot `(rows, width)` of some rows of a batch.
+
+    A slot without a token stands at position 0, where it reads the first token: an empty softmax would be NaN, and NaN
+    spreads from there into every gradient.
+    """
+    columns = torch.arange(int(lengths.max()), device=lengths.device)
+    keys = columns < lengths[:, None]
+    positions = columns.where(keys, 0)
+    return positions, keys, starts[:, None] + positions
+
+
+def _biases(positions: Tensor, keys: Tensor, masks: Sequence[Mask], dtype: torch.dtype) -> list[Tensor]:
+    """What is added to the scores of each layer; layers of one mask share one tensor."""
+    zero = torch.zeros((), dtype=dtype, device=keys.device)
+    bias = {mask: zero.where(table(mask, positions, keys), float("-inf")) for mask in set(masks)}
+    return [bias[mask] for mask in masks]
 
 
 def formula(
@@ -98,12 +154,14 @@ def formula(
     """`drop(softmax(cap(q k^T * scaling) + bias)) v` with `cap(s) = softcap * tanh(s / softcap)`.
 
     All of shape `(batch, head, width, head_dim)`; the softmax is taken in float32. Returns output and weights.
+    Every pass over the pairs counts, so the scaling goes into the query, and what no gradient reads is overwritten.
     Source: paper, section 2.3 (dropout); Gemma 2 report, section 2 (logit soft-capping).
     """
-    scores = query @ key.transpose(2, 3) * scaling
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    weights = F.softmax(scores + bias, dim=-1, dtype=torch.float32).to(query.dtype)
+    if softcap is None:
+        scores = (query * scaling) @ key.transpose(2, 3) + bias
+    else:
+        scores = torch.add(bias, ((query * (scaling / softcap)) @ key.transpose(2, 3)).tanh_(), alpha=softcap)
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = dropout(weights)
     return weights @ value, weights
 
@@ -127,18 +185,20 @@ def encoder_attention(
     """Attention of one layer under our own mask; `module.softmax_dropout` drops attention weights while training."""
     if visibility is None:
         raise RuntimeError("this decoder's attention belongs to a GemmaEncoder and was called outside of it")
-    query, key, value = (visibility.open(states) for states in (query, key, value))
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    bias, dropout = visibility.biases[layer_index(module)], module.softmax_dropout
-    if softcap is not None or visibility.return_weights:
-        output, weights = formula(query, key, value, bias, scaling, softcap, dropout)
-    else:
-        rate = dropout.p if dropout.training else 0.0
-        output = F.scaled_dot_product_attention(query, key, value, bias, dropout_p=rate, scale=scaling)
-        weights = None
-    return visibility.close(output), weights
+    layer, dropout, parts, weights = layer_index(module), module.softmax_dropout, [], None
+    repeats = query.shape[1] // key.shape[1]
+    for group in visibility.groups:
+        queries, keys, values = (group.open(states) for states in (query, key, value))
+        if repeats > 1:
+            keys, values = keys.repeat_interleave(repeats, dim=1), values.repeat_interleave(repeats, dim=1)
+        if softcap is not None or visibility.return_weights:
+            rows, weights = formula(queries, keys, values, group.biases[layer], scaling, softcap, dropout)
+        else:
+            rate = dropout.p if dropout.training else 0.0
+            bias = group.biases[layer]
+            rows = F.scaled_dot_product_attention(queries, keys, values, bias, dropout_p=rate, scale=scaling)
+        parts.append(rows)
+    return visibility.close(parts), weights
 
 
 AttentionInterface.register(IMPLEMENTATION, encoder_attention)

@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
 
     reproduce = commands.add_parser("reproduce", help="run notebooks into HTML reports and an index page")
     reproduce.add_argument("--profile", default="tiny", help="settings from gemma_encoder/profiles (default: tiny)")
-    reproduce.add_argument("--notebooks", nargs="+", metavar="NAME", help="only these (default: all)")
+    reproduce.add_argument("--notebooks", nargs="+", metavar="NAME", help="only these (default: the profile's, or all)")
     reproduce.add_argument("--data-dir", help="folder with task files, or 'hub' (default: the profile's)")
     reproduce.add_argument("--model", help="'tiny', a checkpoint folder, or a hub name (default: the profile's)")
     reproduce.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="other settings")
@@ -75,26 +75,18 @@ def _reproduce(args: argparse.Namespace) -> int:
     from gemma_encoder.paths import REPORTS
     from gemma_encoder.profiles import load_profile
     from gemma_encoder.reports.index import write_index
-    from gemma_encoder.reports.notebooks import full_name, notebook_names, parameters, parse
+    from gemma_encoder.reports.notebooks import full_name, notebook_names
     from gemma_encoder.reports.runner import run_all
+    from gemma_encoder.reports.settings import given_parameters
 
     if args.workers < 1:
         raise InputError(f"--workers {args.workers} is not valid; valid: an integer >= 1")
-    names = [full_name(name) for name in args.notebooks] if args.notebooks else notebook_names()
     profile, pairs = load_profile(args.profile), list(args.set)
+    usual = profile.pop("notebooks", notebook_names())
+    names = [full_name(name) for name in args.notebooks or usual]
     pairs += [f"data={args.data_dir}"] if args.data_dir else []
     pairs += [f"model={args.model}"] if args.model else []
-    declared = {name: parameters(name) for name in names}
-    every = sorted({key for found in declared.values() for key in found})
-    for key in [pair.partition("=")[0] for pair in pairs] + (list(profile) if not args.notebooks else []):
-        check_choice("setting", key, every)
-    if unused := sorted(profile.keys() - set(every)):
-        print(f"gemma-encoder: profile {args.profile}: these notebooks take no {', '.join(unused)}", file=sys.stderr)
-    given = {}
-    for name, found in declared.items():
-        values = {key: value for key, value in profile.items() if key in found}
-        values |= parse(name, [pair for pair in pairs if pair.partition("=")[0] in found])
-        given[name] = {key: value for key, value in values.items() if value != found[key].default}
+    given = given_parameters(names, profile, pairs)
     out = args.out or REPORTS / args.profile
     results = run_all(names, out, given, args.workers)
     facts = {"profile": args.profile, **profile, **dict(pair.split("=", 1) for pair in pairs)}

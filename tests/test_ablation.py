@@ -113,3 +113,14 @@ def test_a_claim_of_equality_needs_the_interval_within_the_margin(capsys):
     assert "what needs no model" not in shown
     display_claim(CLAIMS["padding"], near, "Mean of 1 task", learnt=(True, False))
     assert "With this training right padding does not get above what needs no model." in capsys.readouterr().out
+
+
+def test_the_settings_of_a_task_go_before_those_of_all_and_after_those_of_the_variant(asked):
+    per_task = {"rte": {"epochs": 5, "pooling": "last"}}
+    ablation.run_variants({"first": {"pooling": "first"}}, ["cola", "rte"], [0], 1, per_task, epochs=2)
+    assert [(spec.task, spec.epochs, spec.pooling) for spec in asked] == [("cola", 2, "first"), ("rte", 5, "first")]
+
+
+def test_an_unknown_setting_of_a_task_is_refused_with_the_nearest_one(asked):
+    with pytest.raises(InputError, match=r"unknown setting 'epoch' \(did you mean 'epochs'"):
+        ablation.run_variants({"first": {}}, ["cola"], [0], 1, {"cola": {"epoch": 5}})

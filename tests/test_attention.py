@@ -1,6 +1,7 @@
 """Attention without padding is the same mathematics: states, loss and every gradient, and rows never mix."""
 
 import functools
+import itertools
 import math
 import shutil
 
@@ -13,11 +14,20 @@ from torch.nn import functional as F
 
 import gemma_encoder.attention as attention_module
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
-from gemma_encoder.attention import formula, look, path
-from gemma_encoder.families import FAMILIES
+from gemma_encoder.attention import encoder_attention, formula, look, path, split
+from gemma_encoder.dropout import add_dropout
+from gemma_encoder.families import FAMILIES, attention_modules
 from gemma_encoder.masks import and_masks, bidirectional, causal, window
 
 NONE = nn.Dropout(0.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_group_for_every_length():
+    """Rows as short as those here would all share a group."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_module, "GROUP", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +120,7 @@ def test_unpadded_equals_padded_under_every_plan_and_with_checkpointing(
 def test_unpadded_equals_padded_for_any_lengths(both_paths, make_batch, lengths, side, spare):
     unpadded, padded = both_paths()
     batch = make_batch(lengths, side, spare)
+    assert len(look(batch[1].bool(), [causal], torch.float32).groups) == len(set(lengths))
     assert_same(step(unpadded, *batch), step(padded, *batch))
 
 
@@ -215,7 +226,8 @@ def test_what_runs_is_what_the_table_says(
     softcap = model.config.decoder.attn_logit_softcapping if family == "gemma2" else None
     assert set(ran) == {"formula" if return_weights else path(softcap).split()[0]}
     assert path(softcap) == ("formula (soft-cap 2)" if family == "gemma2" else "sdpa")
-    assert len(ran) == 4, "one call a layer"
+    groups = 2 if unpadded and not return_weights else 1
+    assert len(ran) == 4 * groups, "one call a layer and group"
 
 
 @pytest.mark.parametrize("attention", ["bidirectional", "causal", "bidirectional-last-2", "prefix-3"])
@@ -265,15 +277,80 @@ def test_the_soft_cap_worked_by_hand():
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_opening_and_closing_give_back_the_packed_row(make_batch, side):
-    _, mask = make_batch([3, 1, 4], side, spare=1)
+@pytest.mark.parametrize("cost", [1, math.inf])
+def test_opening_and_closing_give_back_the_packed_row(make_batch, monkeypatch, side, cost):
+    monkeypatch.setattr(attention_module, "GROUP", cost)
+    _, mask = make_batch([3, 1, 4, 3], side, spare=1)
     seen = look(mask.bool(), [causal], torch.float32)
-    packed = torch.randn(1, 2, 8, 5)
-    rows = seen.open(packed)
-    assert rows.shape == (3, 2, 4, 5)
-    assert torch.equal(rows[1, :, :1], packed[0, :, 3:4])
-    assert (rows[1, :, 1:] == 0).all()
+    packed = torch.randn(1, 2, 11, 5)
+    rows = [group.open(packed) for group in seen.groups]
+    assert [part.shape for part in rows] == (
+        [(1, 2, 1, 5), (2, 2, 3, 5), (1, 2, 4, 5)] if cost == 1 else [(4, 2, 4, 5)]
+    )
     assert torch.equal(seen.close(rows), packed.transpose(1, 2))
+    assert seen.position_ids.tolist() == [[0, 1, 2, 0, 0, 1, 2, 3, 0, 1, 2]]
+    if cost == 1:
+        assert torch.equal(rows[1], torch.stack([packed[0, :, :3], packed[0, :, 8:]]))
+
+
+def test_groups_worked_by_hand(monkeypatch):
+    monkeypatch.setattr(attention_module, "GROUP", 20)
+    assert split([3, 1, 3, 1]) == [[1, 3, 0, 2]]  # 4 * 9 + 20 = 56 in one; 2 * 1 + 2 * 9 + 2 * 20 = 60 in two
+    assert split([3, 1, 4, 1, 1, 1]) == [[1, 3, 4, 5], [0, 2]]  # 4 + 32 + 40 = 76; 6 * 16 + 20 = 116 in one
+    assert split([7]) == [[0]]
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=7), st.integers(1, 500))
+def test_no_groups_cost_less(lengths, price):
+    def cost(groups):
+        return sum(len(group) * max(lengths[row] for row in group) ** 2 + price for group in groups)
+
+    rows = sorted(range(len(lengths)), key=lengths.__getitem__)
+    cuts = [cut for count in range(len(rows)) for cut in itertools.combinations(range(1, len(rows)), count)]
+    ways = [[rows[a:b] for a, b in itertools.pairwise((0, *cut, len(rows)))] for cut in cuts]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_module, "GROUP", price)
+        found = split(lengths)
+    assert sorted(itertools.chain.from_iterable(found)) == sorted(rows)
+    assert cost(found) == min(map(cost, ways))
+
+
+def test_weights_are_one_tensor_whatever_the_lengths(make_batch):
+    mask = make_batch([3, 1, 4])[1].bool()
+    assert len(look(mask, [causal], torch.float32, return_weights=True).groups) == 1
+    assert len(look(mask, [causal], torch.float32, unpadded=False).groups) == 1
+
+
+@pytest.mark.parametrize("cost", [1, math.inf])
+def test_what_is_not_finite_in_one_row_stays_there(both_paths, make_batch, monkeypatch, cost):
+    monkeypatch.setattr(attention_module, "GROUP", cost)
+    model, (ids, mask) = both_paths()[0], make_batch([6, 3, 8, 6])
+    ids[ids == 50] = 51
+    with torch.no_grad():
+        whole = model(ids, mask).logits
+        model.get_input_embeddings().weight[50] = math.nan
+        ids[2, 1] = 50
+        broken = model(ids, mask).logits
+    assert torch.equal(broken[[0, 1, 3]], whole[[0, 1, 3]])
+    assert broken[2].isnan().all()
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0], ids=["sdpa", "formula"])
+def test_dropout_has_its_rate_in_every_group(tiny_decoder, softcap):
+    """With equal scores, and as values a column for each token, the output of attention is its weights."""
+    backbone, rate, lengths = tiny_decoder("llama"), 0.25, [16] * 40 + [32] * 20
+    add_dropout(backbone, rate, 0.0)
+    real = torch.arange(32) < torch.tensor(lengths)[:, None]
+    seen = look(real, [bidirectional] * 4, torch.float32)
+    zeros = torch.zeros(1, 4, sum(lengths), 32)
+    values = torch.cat([torch.eye(length, 32) for length in lengths]).expand_as(zeros)
+    module = attention_modules(backbone)[0].train()
+    weights = encoder_attention(module, zeros, zeros, values, None, 1.0, softcap, seen)[0][0]
+    for part, width in zip(weights.split([16 * 40, 32 * 20]), (16, 32), strict=True):
+        kept = part[:, :, :width][part[:, :, :width] != 0]
+        torch.testing.assert_close(kept, torch.full_like(kept, 1 / width / (1 - rate)))
+        share = 1 - kept.numel() / (part.shape[0] * 4 * width)
+        assert abs(share - rate) < 5 * math.sqrt(rate * (1 - rate) / (part.shape[0] * 4 * width))
 
 
 def test_layers_with_one_mask_share_one_bias():

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import anatomy, contenders, gpu, workload
+from benchmarks import anatomy, contenders, gpu, tricks, workload
 from benchmarks.report import by_part, frame, markdown, write_report
+from benchmarks.reproduce import rows_of
+from benchmarks.targets import TARGETS, measured, verdicts
 from benchmarks.timing import LEAST_ROUNDS, MOST_ROUNDS, Row, ratios, take_turns
 from gemma_encoder.errors import InputError
 from gemma_encoder.reports.html import check_html
@@ -145,10 +147,89 @@ def test_the_command_writes_the_rows_it_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "PARTS", {"training": lambda data, quick: ROWS[:2]})
     assert command.main(["--quick", "--out", str(tmp_path)]) == 0
     stored = json.loads((tmp_path / "results.json").read_text())
-    assert [Row(**row) for row in stored["rows"]] == ROWS[:2]
-    assert (tmp_path / "results.md").read_text() == markdown(ROWS[:2], stored["environment"])
+    assert [Row(**row) for row in stored["parts"]["training"]["rows"]] == ROWS[:2]
+    assert "2.00 (1.00 to 3.00)" in (tmp_path / "results.md").read_text()
     for file in tmp_path.iterdir():
         assert str(tmp_path) not in file.read_text()
+
+
+def test_an_interrupted_run_keeps_the_parts_it_finished(tmp_path, monkeypatch, capsys):
+    def interrupted(data, quick):
+        raise KeyboardInterrupt
+
+    parts = {"training": lambda data, quick: ROWS[:2], "memory": interrupted}
+    monkeypatch.setattr(command, "PARTS", parts)
+    assert command.main(["--quick", "--out", str(tmp_path)]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    parts["memory"] = lambda data, quick: ROWS[2:3]
+    assert command.main(["memory", "--quick", "--out", str(tmp_path)]) == 0
+    stored = json.loads((tmp_path / "results.json").read_text())["parts"]
+    assert [Row(**row) for part in stored.values() for row in part["rows"]] == ROWS[:3]
+    assert check_html((tmp_path / "report.html").read_text()) == []
+    assert command.main(["memory", "--out", str(tmp_path)]) == 0  # not quick: nothing that it could stand beside
+    assert list(json.loads((tmp_path / "results.json").read_text())["parts"]) == ["memory"]
+
+
+def test_reproduce_is_measured_only_by_name(tmp_path, monkeypatch):
+    ran = []
+    for part in command.PARTS:
+        monkeypatch.setitem(command.PARTS, part, lambda data, quick, part=part: ran.append(part) or ROWS[:2])
+    command.main(["--out", str(tmp_path)])
+    assert "reproduce" not in ran
+    assert set(ran) == set(command.PARTS) - {"reproduce"}
+    command.main(["reproduce", "--out", str(tmp_path)])
+    assert ran[-1] == "reproduce"
+
+
+def test_reproduce_is_taken_apart_from_what_the_runner_says():
+    said = "[1/2] 01_attention_masks: ok, 12 s\n[2/2] 02_pooling: ok, 30 s\n"
+    timings = [{"train_seconds": 4.0, "peak_memory_mib": 700.0}, {"train_seconds": 5.0, "peak_memory_mib": 900.0}]
+    found = {row.name: row.value for row in rows_of(45.0, said, timings)}
+    assert found == {
+        "whole": 45.0,
+        "01_attention_masks": 12.0,
+        "02_pooling": 30.0,
+        "outside of the notebooks": 3.0,
+        "training, summed over runs": 9.0,
+        "memory of the largest process": 900.0,
+    }
+
+
+def test_a_target_is_reached_or_missed_by_the_rows():
+    rows = [
+        Row("training", "tiny, SST-2", contenders.KIT, [1.0, 2.0, 1.0]),
+        Row("training", "tiny, SST-2", contenders.DYNAMIC, [1.8, 3.6, 2.0]),
+        Row("training", "tiny, SST-2", contenders.FULL, [3.0, 6.0, 5.0]),
+        Row("anatomy", f"tiny, SST-2, {contenders.KIT}", "everything else", value=10.0),
+        Row("scaling", "30M, SST-2 lengths", "utilisation", value=60.0),
+    ]
+    table = verdicts(rows)
+    assert table["verdict"].tolist() == ["reached", "missed", "missed", "reached"]
+    assert table["measured"].tolist() == ["1.80", "3.00", "10.00", "60.00"]
+    assert table["rounds"].tolist()[0] == "1.80 to 2.00"
+    assert all(measured(target, []) is None for target in TARGETS)
+    assert "missed" in markdown(rows, {})
+
+
+@pytest.mark.parametrize("name", ["passes", "kernels"])
+def test_a_trick_computes_what_goes_without_it(name, monkeypatch):
+    """The gradients of both sides of a pair, dropout off, over states that are made once."""
+    states = tricks._states(512)
+    monkeypatch.setattr(tricks, "_states", lambda width: states)
+    monkeypatch.setattr(torch.nn.functional, "dropout", lambda weights, *args, **settings: weights)
+    scaled = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *args, dropout_p, scale: scaled(*args, dropout_p=0.0, scale=scale),
+    )
+    gradients = []
+    for call in getattr(tricks, name)(512).values():
+        call()
+        gradients.append([state.grad.clone() for state in states[0]])
+        for state in states[0]:
+            state.grad = None
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
 
 
 def test_an_unknown_part_is_one_line_and_exit_code_2(capsys, tmp_path):

@@ -84,13 +84,18 @@ def test_padding_moves_a_row_but_not_what_its_tokens_see(attention, unpadded):
     seen = look(real, [mask], torch.float32, unpadded)
     local = {"causal": "x....  xx...  .xx..  ..xx.  ...xx", "bidirectional": "xx...  xxx..  .xxx.  ..xxx  ...xx"}
     expected = torch.tensor(drawn(local[attention]))
-    for row, tokens in enumerate(real):
-        slots = torch.arange(tokens.sum()) if unpadded else tokens.nonzero().flatten()
-        table = seen.biases[0][row, 0] == 0
-        assert torch.equal(table[slots][:, slots], expected[: len(slots), : len(slots)])
-        assert table[slots].sum() == expected[: len(slots), : len(slots)].sum(), "a token reads a slot without a token"
-    assert set(seen.biases[0].unique().tolist()) == {0.0, float("-inf")}
-    assert seen.biases[0].amax(dim=-1).isfinite().all(), "a query that may read nothing makes NaN"
+    starts, met = (real.sum(1).cumsum(0) - real.sum(1)).tolist(), []
+    for group in seen.groups:
+        for at, bias in enumerate(group.biases[0]):
+            row = starts.index(group.tokens[at, 0]) if unpadded else at
+            slots = torch.arange(real[row].sum()) if unpadded else real[row].nonzero().flatten()
+            table, wanted = bias[0] == 0, expected[: len(slots), : len(slots)]
+            assert torch.equal(table[slots][:, slots], wanted)
+            assert table[slots].sum() == wanted.sum(), "a token reads a slot without a token"
+            met.append(row)
+        assert set(group.biases[0].unique().tolist()) == {0.0, float("-inf")}
+        assert group.biases[0].amax(dim=-1).isfinite().all(), "a query that may read nothing makes NaN"
+    assert sorted(met) == [0, 1, 2, 3]
 
 
 def test_positions_count_the_tokens_of_each_row_from_zero():

@@ -1,6 +1,7 @@
 """SuperGLUE and ranking: rows from files, marks and lists, what the metrics say, what the servers are sent."""
 
 import json
+from math import log2
 from pathlib import Path
 
 import pytest
@@ -8,14 +9,18 @@ import torch
 from datasets import Dataset
 
 from gemma_encoder import InputError
+from gemma_encoder.experiments import run
+from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.tasks import (
     GLUE,
     SUPERGLUE,
     average,
     bag_of_words,
+    bm25,
     collate,
     compute,
     encode,
+    first_candidates,
     get_task,
     load,
     majority,
@@ -255,6 +260,44 @@ def test_a_training_list_is_one_relevant_passage_and_others():
         training_lists(task, lists, 1, seed=0)
     with pytest.raises(InputError, match="no training list for trec_dl"):
         training_lists(task, Dataset.from_list([row | {"label": [2] * 4}]), 8, seed=0)
+
+
+RANKED = [
+    {"passage_id": at, "text": f"passage {at}", "label": at, "bm25_rank": rank}
+    for at, rank in enumerate([3, None, 1, 2])
+]
+
+
+def test_the_first_candidates_are_those_of_bm25_and_the_best_order_is_still_that_of_all(tmp_path):
+    task = get_task("msmarco")
+    rows = load(task, folder(tmp_path, "msmarco", ROWS["msmarco"] | {"passages": RANKED}))["validation"]
+    cut = first_candidates(rows, 2)
+    assert (cut["passage_id"][0], cut["label"][0], cut["bm25_rank"][0]) == (["2", "3"], [2, 3], [1, 2])
+    assert cut["ideal_grades"][0] == [3, 2, 1, 0]
+    assert first_candidates(rows, 100)["passage_id"][0] == ["0", "2", "3"]
+    best = 3 + 2 / log2(3) + 1 / 2
+    assert compute(task, [[0.0, 1.0]], references_of(task, cut))["ndcg10"] == pytest.approx((3 + 2 / log2(3)) / best)
+    graded = load(task, folder(tmp_path, "msmarco", ROWS["msmarco"] | {"passages": RANKED, "ideal_grades": [4, 4]}))
+    assert first_candidates(graded["validation"], 1)["ideal_grades"][0] == [4, 4]
+    with pytest.raises(InputError, match=r"row 0 \(counted from 0\) has no bm25_rank from 1 to 5; valid: candidates 0"):
+        first_candidates(load(task, folder(tmp_path, "msmarco", ROWS["msmarco"]))["validation"], 5)
+
+
+def test_a_run_scores_as_many_candidates_as_its_spec_says(tmp_path):
+    data = str(folder(tmp_path, "trec_dl", ROWS["msmarco"] | {"passages": RANKED}))
+    parts = run.split(RunSpec(task="trec_dl", data=data, candidates=2, list_size=2))
+    assert [len(row) for row in parts["validation"]["passage"]] == [2]
+    assert len(run.split(RunSpec(task="trec_dl", data=data, list_size=2))["validation"]["passage"][0]) == 4
+    with pytest.raises(InputError, match="candidates 2 with task 'cola'; valid: with a ranking task, or 0"):
+        RunSpec(task="cola", candidates=2)
+
+
+def test_the_floor_of_bm25_is_the_order_in_the_data_where_it_is_there(tmp_path):
+    task = get_task("msmarco")
+    rows = load(task, folder(tmp_path, "msmarco", ROWS["msmarco"] | {"passages": RANKED, "query": "passage 0"}))
+    found = bm25(task, rows["validation"])  # in order: grades 2, 3, 0, 1
+    best = 3 + 2 / log2(3) + 1 / 2
+    assert found == pytest.approx({"mrr10": 1.0, "ndcg10": (2 + 3 / log2(3) + 1 / log2(5)) / best, "recall10": 1.0})
 
 
 def test_floors_of_lists(tmp_path):

@@ -1,26 +1,29 @@
 """What a profile costs, said before anything is spent: runs, tokens, FLOPs, memory, hours, downloads, licences.
 
-Works without network and without loading a model. Estimates, with their assumptions:
+Works without network and without the model's weights. Estimates, with their assumptions:
 
-tokens: counted where model and data are on this machine; else rows and characters of GLUE, 4.2 characters a token.
+tokens: counted where model and data are on this machine; else rows and characters of the hub's tasks (`sizes.HUB`).
 FLOPs: 6 a weight and token for training, 2 for evaluation, 8 with gradient checkpointing, and those of the attention
     maps (Kaplan et al., 2020, arXiv 2001.08361, section 2.1). With LoRA 2 less: no gradients of frozen weights.
 memory: weights, gradients, AdamW's two moments, and the activations that the backward pass needs.
-hours: FLOPs at the published dense peak of the precision, of which `UTILISATION` is reached.
+hours on this machine: a few updates, timed (`pace`); on named GPUs: FLOPs at the published dense peak of the precision,
+    of which `UTILISATION` is reached, an assumption that nothing here can check.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gemma_encoder.errors import InputError, check_choice
-from gemma_encoder.experiments.run import split
+import torch
+
+from gemma_encoder.errors import InputError
+from gemma_encoder.experiments.pace import pace
 from gemma_encoder.experiments.shapes import Shape, shape_of
+from gemma_encoder.experiments.sizes import Work, work_of
 from gemma_encoder.experiments.spec import RunSpec
-from gemma_encoder.loading import checkpoint_path, load_tokenizer
-from gemma_encoder.tasks import encode, get_task
+from gemma_encoder.loading import checkpoint_path
 
 UTILISATION = 0.3
 PEAKS = {  # FLOPs a second from the makers' data sheets, dense, and memory in GB
@@ -29,18 +32,7 @@ PEAKS = {  # FLOPs a second from the makers' data sheets, dense, and memory in G
     "A100 80GB": {"bfloat16": 312e12, "float32": 19.5e12, "memory": 80},
     "H100 SXM": {"bfloat16": 989e12, "float32": 67e12, "memory": 80},
 }
-CHARACTERS = 4.2  # a token, of English
-GLUE = {  # training rows, validation rows, characters a training row; of QQP and MNLI the characters are assumed
-    "cola": (8551, 1043, 41),
-    "sst2": (67349, 872, 54),
-    "mrpc": (3668, 408, 237),
-    "stsb": (5749, 1500, 115),
-    "qqp": (363846, 40430, 120),
-    "mnli": (392702, 9815, 160),
-    "qnli": (104743, 5463, 224),
-    "rte": (2490, 277, 320),
-    "wnli": (635, 71, 149),
-}
+TIMED = 100e6  # weights: an update of a larger model takes a CPU longer than a person waits for a plan
 
 
 @dataclass(frozen=True)
@@ -53,60 +45,45 @@ class Estimate:
     memory: int
 
 
-def rows_and_tokens(spec: RunSpec) -> tuple[int, int, float]:
-    """Training rows, validation rows, and mean tokens of a training row; counted where that needs no network."""
-    if spec.data != "hub" and Path(checkpoint_path(spec.model)).is_dir():
-        parts, tokenizer = split(spec), load_tokenizer(spec.model)
-        rows, _ = encode(parts["train"], get_task(spec.task), tokenizer, spec.max_length, spec.truncate)
-        lengths = [len(row) for row in rows["input_ids"]]
-        return len(parts["train"]), len(parts["validation"]), sum(lengths) / len(lengths)
-    train, validation, characters = GLUE[check_choice("task with a known size", spec.task, GLUE)]
-    names = sum(2 + len(column) / CHARACTERS for column in get_task(spec.task).text_columns)  # `column: text`
-    rows = min(train, spec.train_examples or train)
-    return rows, validation, min(spec.max_length, characters / CHARACTERS + names)
+def activation_bytes(shape: Shape, spec: RunSpec, work: Work) -> float:
+    """What one micro-batch keeps for its backward pass.
 
-
-def activation_bytes(shape: Shape, spec: RunSpec, length: float) -> float:
-    """What one micro-batch keeps for its backward pass, in rows of `length` tokens.
-
-    A block keeps about 16 vectors of the width (four norms, residuals, dropout), four of the feed-forward width, its
-    queries, keys and values twice, and five attention maps. With checkpointing it keeps its input, and one block at a
-    time is whole.
+    A block of Gemma 2 keeps twelve vectors of the width (norms, residuals, dropout), four of the feed-forward width,
+    queries, keys and values of every head, and four attention maps; other families keep less. With checkpointing it
+    keeps its input, and one block at a time is whole.
     """
-    rows = min(spec.micro_batch or spec.batch_size, spec.batch_size)
+    rows, length = (spec.micro_batch or spec.batch_size) * work.texts, work.length
     size = 4 if spec.precision == "float32" else 2
-    token = 16 * shape.width + 4 * shape.ffn + 4 * shape.head_dim * (shape.heads + shape.kv_heads)
-    longest = 2 * length  # attention opens the batch to its longest row
-    block = size * rows * (length * token + 5 * shape.heads * longest**2)
+    token = 12 * shape.width + 4 * shape.ffn + 3 * shape.head_dim * shape.heads
+    # attention opens a batch to its longest row, the peak is that of the worst batch
+    longest = max(work.lengths) if len(work.lengths) > 1 else 2 * length
+    block = size * rows * (length * token + 4 * shape.heads * longest**2)
     if spec.gradient_checkpointing:
         return block + size * shape.layers * rows * length * shape.width
     return shape.layers * block
 
 
-def multiplications(shape: Shape, length: float) -> float:
-    """Multiplications of one forward pass for one token: the linear layers, the scores and the weighted sums."""
-    return shape.linear + 2 * shape.layers * shape.heads * shape.head_dim * length
-
-
-def estimate(spec: RunSpec, shape: Shape | None = None) -> Estimate:
-    """What one fine-tuning of `spec` needs; `shape` where the model is not to be looked up."""
-    shape = shape or shape_of(spec.model)
-    rows, validation, length = rows_and_tokens(spec)
-    tokens, evaluated = round(spec.epochs * rows * length), round(spec.epochs * validation * length)
+def estimate(spec: RunSpec, shape: Shape, work: Work) -> Estimate:
+    """What one fine-tuning of a model of this shape needs to do this work as `spec` says."""
+    tokens, evaluated = (round(spec.epochs * n) for n in (work.rows * work.texts * work.length, work.evaluated))
     passes = 6 + 2 * spec.gradient_checkpointing - 2 * bool(spec.lora_rank)
-    flops = multiplications(shape, length) * (passes * tokens + 2 * evaluated)
+    flops = shape.multiplications(work.length) * (passes * tokens + 2 * evaluated)
     trained = shape.lora(spec.lora_rank) if spec.lora_rank else shape.parameters
     rounded = 2 * shape.linear if spec.precision == "bfloat16" else 0  # autocast's copies of the weights
-    memory = 4 * shape.parameters + 12 * trained + rounded + activation_bytes(shape, spec, length)
-    return Estimate(tokens, evaluated, flops, int(memory))
+    kept, gradients = activation_bytes(shape, spec, work), 4 * trained
+    # gradients take the place of activations in the backward pass, unless those of an earlier micro-batch are there
+    passing = kept + gradients if 0 < spec.micro_batch < spec.batch_size else max(kept, gradients)
+    return Estimate(tokens, evaluated, flops, int(4 * shape.parameters + 8 * trained + rounded + passing))
 
 
 def as_text(specs: Sequence[RunSpec]) -> str:
-    """The plan of these runs for a person to read."""
+    """The plan of these runs, which share a model, for a person to read."""
     if not specs:
         raise InputError("no runs to plan; valid: a profile with tasks and seeds")
     model, data, precision = specs[0].model, specs[0].data, specs[0].precision
-    shape, estimates = shape_of(model), [estimate(spec) for spec in specs]
+    shape, alike = shape_of(model), [replace(spec, seed=0) for spec in specs]  # a seed costs what another one does
+    works = {spec: work_of(spec) for spec in set(alike)}
+    estimates = [estimate(spec, shape, works[spec]) for spec in alike]
     flops, peak = sum(each.flops for each in estimates), max(each.memory for each in estimates)
     lines = [
         f"runs       {len(specs)}: {', '.join(dict.fromkeys(spec.task for spec in specs))}",
@@ -115,6 +92,7 @@ def as_text(specs: Sequence[RunSpec]) -> str:
         f"{sum(each.evaluated for each in estimates) / 1e6:,.1f}M evaluated",
         f"FLOPs      {flops:.2e}",
         f"memory     {peak / 1e9:,.1f} GB at the peak of a run",
+        f"hours      {_here(alike, works, shape, peak)}",
         *[
             f"hours      {flops / gpu[precision] / UTILISATION / 3600:,.2f} on one {name}"
             + _too_small(peak, gpu["memory"])
@@ -125,6 +103,19 @@ def as_text(specs: Sequence[RunSpec]) -> str:
         f"licence    {_licence(model, shape)}",
     ]
     return "\n".join(lines)
+
+
+def _here(specs: Sequence[RunSpec], works: Mapping[RunSpec, Work], shape: Shape, peak: int) -> str:
+    """The hours of all runs, one after the other, on this machine; the task with the most tokens is timed."""
+    if torch.cuda.is_available():
+        room = torch.cuda.mem_get_info()[0]
+        if peak > room:
+            return f"unknown on this machine: its GPU has {room / 1e9:,.0f} GB free"
+    elif shape.parameters > TIMED:
+        return f"unknown on this machine: on a CPU, models of up to {TIMED / 1e6:.0f}M weights are timed"
+    largest = max(specs, key=lambda spec: works[spec].rows * works[spec].texts * works[spec].length)
+    found = pace(largest, works[largest])
+    return f"{sum(found.seconds(spec, works[spec], shape) for spec in specs) / 3600:,.2f} on {found.where}, timed now"
 
 
 def _too_small(peak: int, room: float) -> str:

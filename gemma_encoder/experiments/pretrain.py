@@ -167,7 +167,7 @@ def _train(
 def pretrain(
     out: Path | str,
     seed: int = 0,
-    steps: int = 7500,
+    steps: int = 26000,
     batch: int = 12,
     peak: float = 8e-3,
     vocab_size: int = 1536,

@@ -36,12 +36,13 @@ from gemma_encoder.experiments.store import RUNS, RunResult, check_writable, loa
 from gemma_encoder.experiments.watch import rows_of, watch
 from gemma_encoder.loading import load_tokenizer
 from gemma_encoder.tasks import (
-    Task,
     collate,
     compute,
     encode,
+    first_candidates,
     get_task,
     head_of,
+    hold_out,
     joined,
     logits_of,
     loss_of,
@@ -67,19 +68,23 @@ class TrainingError(RuntimeError):
 def split(spec: RunSpec) -> DatasetDict:
     """The rows a run trains on and is scored on: "train", "validation", and further validation splits of the task.
 
-    With evaluate_on="holdout" all come from the training split, the last tenth of its fixed shuffle being scored.
-    For ranking, train holds lists drawn from its queries, the same for every seed of a spec.
+    With evaluate_on="holdout" all come from the training split, the last tenth of its fixed shuffle being scored; rows
+    about one passage stay on one side.
+    For ranking, train holds lists drawn from its queries, the same for every seed of a spec, and the others the first
+    `spec.candidates` passages of BM25.
     """
     task = get_task(spec.task)
     rows = load_task(task, spec.data)
     train, scored = rows.pop("train").shuffle(seed=SUBSET_SEED), dict(rows)
     if spec.evaluate_on == "holdout":
-        cut = len(train) - max(1, len(train) // 10)
-        train, scored = train.select(range(cut)), {"validation": train.select(range(cut, len(train)))}
+        train, held = hold_out(task, train)
+        scored = {"validation": held}
     if spec.train_examples:
         train = train.select(range(min(spec.train_examples, len(train))))
     if task.kind == "ranking":
         train = training_lists(task, train, spec.list_size, SUBSET_SEED)
+    if spec.candidates:
+        scored = {name: first_candidates(part, spec.candidates) for name, part in scored.items()}
     return DatasetDict(train=train, **scored)
 
 
@@ -133,7 +138,8 @@ class EpochCurve(TrainerCallback):
         return time.monotonic() - self.saved >= CHECKPOINT_SECONDS
 
 
-def _arguments(spec: RunSpec, folder: str) -> TrainingArguments:
+def arguments(spec: RunSpec, folder: str) -> TrainingArguments:
+    """How Trainer trains as `spec` says."""
     return TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=spec.micro_batch or spec.batch_size,
@@ -182,10 +188,11 @@ def _timing(seconds: float, epochs: int, rows: list, lists: bool) -> dict[str, f
     }
 
 
-def _model(spec: RunSpec, task: Task) -> nn.Module:
-    """The adapted decoder with the head of the task, its mask proven."""
+def adapted(spec: RunSpec, decoder: PreTrainedModel | None = None) -> nn.Module:
+    """The decoder of `spec`, or the given one, adapted, with the head of the task, its mask proven."""
+    task = get_task(spec.task)
     model = head_of(task).from_decoder(
-        spec.model,
+        decoder or spec.model,
         attention=spec.attention,
         pooling=spec.pooling,
         attention_dropout=spec.attention_dropout,
@@ -228,7 +235,7 @@ def train(spec: RunSpec, working: Path, keep: Path | None = None) -> tuple[RunRe
 
     side = "left" if spec.padding == "left" else "right"  # an unpadded batch is packed by the model itself
     set_seed(spec.seed)
-    model = _model(spec, task)
+    model = adapted(spec)
 
     def evaluate(name: str = "validation") -> Evaluation:
         logits = logits_of(task, model, features[name], EVALUATION_BATCH, side)
@@ -239,7 +246,7 @@ def train(spec: RunSpec, working: Path, keep: Path | None = None) -> tuple[RunRe
     curve = EpochCurve(evaluate, model, features["train"])
     trainer = Trainer(
         model,
-        _arguments(spec, str(working)),
+        arguments(spec, str(working)),
         train_dataset=features["train"],
         data_collator=partial(collate, pad_id=tokenizer.pad_token_id, side=side),
         callbacks=[curve],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from gemma_encoder.errors import InputError
 from gemma_encoder.loading import checkpoint_path
@@ -22,6 +22,7 @@ class Shape:
     head_dim: int
     ffn: int
     vocab: int
+    family: str = "gemma2"  # in transformers' words
     licence: str = ""  # that must be accepted on the hub before a download
 
     @property
@@ -35,6 +36,10 @@ class Shape:
         """All weights but the norms, which are less than 0.2 %."""
         return self.linear + self.vocab * self.width
 
+    def multiplications(self, length: float) -> float:
+        """Of one forward pass for one token of a row: the linear layers, the scores and the weighted sums."""
+        return self.linear + 2 * self.layers * self.heads * self.head_dim * length
+
     def lora(self, rank: int) -> int:
         """Weights of LoRA's two matrices on every linear layer of the blocks: rank x (inputs + outputs)."""
         attention = 2 * self.head_dim * (self.heads + self.kv_heads)
@@ -42,25 +47,36 @@ class Shape:
 
 
 GEMMA = "Gemma Terms of Use"
+ETTIN = "modernbert-decoder"
 SHAPES = {  # sources: the public config files; Ettin: the table of its repository's README
-    "jhu-clsp/ettin-decoder-17m": Shape(7, 256, 4, 4, 64, 384, 50368),
-    "jhu-clsp/ettin-decoder-32m": Shape(10, 384, 6, 6, 64, 576, 50368),
-    "jhu-clsp/ettin-decoder-68m": Shape(19, 512, 8, 8, 64, 768, 50368),
-    "jhu-clsp/ettin-decoder-150m": Shape(22, 768, 12, 12, 64, 1152, 50368),
-    "google/gemma-3-270m": Shape(18, 640, 4, 1, 256, 2048, 262144, GEMMA),
-    "google/gemma-2-2b": Shape(26, 2304, 8, 4, 256, 9216, 256000, GEMMA),
-    "google/gemma-2-9b": Shape(42, 3584, 16, 8, 256, 14336, 256000, GEMMA),
+    "jhu-clsp/ettin-decoder-17m": Shape(7, 256, 4, 4, 64, 384, 50368, ETTIN),
+    "jhu-clsp/ettin-decoder-32m": Shape(10, 384, 6, 6, 64, 576, 50368, ETTIN),
+    "jhu-clsp/ettin-decoder-68m": Shape(19, 512, 8, 8, 64, 768, 50368, ETTIN),
+    "jhu-clsp/ettin-decoder-150m": Shape(22, 768, 12, 12, 64, 1152, 50368, ETTIN),
+    "google/gemma-3-270m": Shape(18, 640, 4, 1, 256, 2048, 262144, "gemma3_text", GEMMA),
+    "google/gemma-2-2b": Shape(26, 2304, 8, 4, 256, 9216, 256000, "gemma2", GEMMA),
+    "google/gemma-2-9b": Shape(42, 3584, 16, 8, 256, 14336, 256000, "gemma2", GEMMA),
 }
+
+
+def config_of(model: str) -> PreTrainedConfig:
+    """The configuration of a checkpoint folder, or one of the table; InputError for anything else."""
+    folder = Path(checkpoint_path(model))
+    if (folder / "config.json").is_file():
+        return AutoConfig.from_pretrained(folder)
+    if model not in SHAPES:
+        raise InputError(f"no shape is known of model {model!r}; valid: a checkpoint folder, {', '.join(SHAPES)}")
+    shape = SHAPES[model]
+    sizes = {"num_hidden_layers": shape.layers, "hidden_size": shape.width, "intermediate_size": shape.ffn}
+    heads = {"num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim}
+    return AutoConfig.for_model(shape.family, vocab_size=shape.vocab, **sizes, **heads)
 
 
 def shape_of(model: str) -> Shape:
     """From the table, or from the config of a checkpoint folder; InputError for anything else."""
     if model in SHAPES:
         return SHAPES[model]
-    folder = Path(checkpoint_path(model))
-    if not (folder / "config.json").is_file():
-        raise InputError(f"no shape is known of model {model!r}; valid: a checkpoint folder, {', '.join(SHAPES)}")
-    config = AutoConfig.from_pretrained(folder)
+    config = config_of(model)
     heads = config.num_attention_heads
     return Shape(
         layers=config.num_hidden_layers,
@@ -70,4 +86,5 @@ def shape_of(model: str) -> Shape:
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         ffn=config.intermediate_size,
         vocab=config.vocab_size,
+        family=config.model_type,
     )

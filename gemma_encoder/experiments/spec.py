@@ -10,7 +10,7 @@ from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.losses import RANKING_LOSSES
 from gemma_encoder.masks import layer_attention
 from gemma_encoder.pooling import parse_pooling
-from gemma_encoder.tasks import task_names
+from gemma_encoder.tasks import get_task, task_names
 
 EVALUATE_ON = ("validation", "holdout")
 PADDINGS = ("none", "left", "right")
@@ -21,6 +21,7 @@ LEAST = {
     "micro_batch": 0,
     "max_length": 4,
     "list_size": 2,
+    "candidates": 0,
     "train_examples": 0,
     "seed": 0,
     "lora_rank": 0,
@@ -55,6 +56,7 @@ class RunSpec:
     max_length: int = 512  # tokens
     truncate: bool = False  # cut longer inputs, and count them, instead of refusing them
     list_size: int = 8  # ranking: passages in a training list, one of them relevant
+    candidates: int = 0  # ranking: passages of a query that are scored, the first ones of BM25; 0 takes all
     ranking_loss: str = "listwise_softmax"  # over lists of candidates; or "pointwise_logistic"
     evaluate_on: str = "validation"  # "holdout": a tenth of train, for choosing settings
 
@@ -89,6 +91,8 @@ class RunSpec:
         """Settings that are each valid but do not fit each other."""
         if self.micro_batch and self.batch_size % self.micro_batch:
             raise InputError(f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}")
+        if self.candidates and get_task(self.task).kind != "ranking":
+            raise InputError(f"candidates {self.candidates} with task {self.task!r}; valid: with a ranking task, or 0")
         if self.lora_alpha and not self.lora_rank:
             raise InputError(f"lora_alpha {self.lora_alpha!r} with full fine-tuning; valid: with lora_rank, or neither")
         if self.lora_rank and not self.lora_alpha > 0:

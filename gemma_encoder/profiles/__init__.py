@@ -1,7 +1,9 @@
 """Profiles: everything that differs between a laptop and the paper, one commented YAML file each.
 
-`model`, `data`, `tasks` and `seeds` say what is run; every other key is a setting of RunSpec, and `per_task` holds
-those that differ from task to task. A notebook gets the keys that it declares as parameters.
+`model`, `data` and `seeds` say what is run, on `tasks` in the ablations, on `glue_tasks` and `superglue_tasks` in the
+notebooks of these benchmarks; `notebooks` says which are run where a person does not. Every other key is a setting of
+RunSpec, and `per_task` holds those that differ from task to task. A notebook gets the keys that it declares as
+parameters, and the other settings of RunSpec as its `more`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from gemma_encoder.tasks import task_names
 
 FOLDER = Path(__file__).parent
 SETTINGS = sorted(set(spec_fields()) - {"task", "seed"})
-KINDS = {"tasks": (list, str), "seeds": (list, int), "per_task": (dict, dict)}  # of the value, and of each item
+TASKS = ("tasks", "glue_tasks", "superglue_tasks")
+KINDS = dict.fromkeys(("notebooks", *TASKS), (list, str))  # of the value, and of each item
+KINDS |= {"seeds": (list, int), "per_task": (dict, dict)}
 
 
 def profile_names() -> list[str]:
@@ -46,14 +50,19 @@ def load_profile(name: str, folder: Path = FOLDER) -> dict[str, Any]:
 
 
 def specs(profile: dict[str, Any]) -> list[RunSpec]:
-    """The fine-tuning of every task with every seed of a loaded profile."""
+    """The fine-tuning of every task with every seed of a loaded profile; variants of an ablation come on top."""
     shared = {key: value for key, value in profile.items() if key in SETTINGS}
     per_task = profile.get("per_task", {})
     return [
         RunSpec(task=task, seed=seed, **shared | per_task.get(task, {}))
-        for task in profile["tasks"]
+        for task in tasks_of(profile)
         for seed in profile["seeds"]
     ]
+
+
+def tasks_of(profile: dict[str, Any]) -> list[str]:
+    """All tasks that a profile names in its lists."""
+    return list(dict.fromkeys(task for name in TASKS for task in profile.get(name, [])))
 
 
 class _ProfileError(Exception):
@@ -77,16 +86,18 @@ def _checked(tree: yaml.MappingNode, profile: dict[str, Any]) -> dict[str, Any]:
             raise _ProfileError(lines[key], f"{key} {value!r} is not valid; valid: {what}")
     per_task = next((value for key, value in tree.value if key.value == "per_task"), None)
     of_task = {key.value: _lines(value, "setting", SETTINGS) for key, value in per_task.value} if per_task else {}
-    task_lines = _lines(per_task, "task", profile["tasks"]) if per_task else {}
-    try:
-        for task in profile["tasks"]:
-            check_choice("task", task, task_names())
-    except InputError as error:
-        raise _ProfileError(lines["tasks"], error) from None
-    for task in profile["tasks"]:
+    task_lines = _lines(per_task, "task", task_names()) if per_task else {}
+    for name in TASKS:
+        for task in profile.get(name, []):
+            try:
+                check_choice("task", task, task_names())
+            except InputError as error:
+                raise _ProfileError(lines[name], error) from None
+    alone = {key: value for key, value in profile.items() if key not in TASKS}
+    for task in dict.fromkeys([*tasks_of(profile), *task_lines]):
         at = {**lines, **of_task.get(task, {})}
         try:
-            specs({**profile, "tasks": [task]})
+            specs(alone | {"tasks": [task]})
         except InputError as error:
             named = [at[word] for word in str(error).split() if word in at]
             raise _ProfileError((named or [task_lines.get(task, lines["tasks"])])[0], error) from None

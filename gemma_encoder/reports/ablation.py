@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import product
 
 import pandas as pd
 
-from gemma_encoder.experiments.spec import RunSpec
+from gemma_encoder.errors import check_choice
+from gemma_encoder.experiments.spec import RunSpec, spec_fields
 from gemma_encoder.experiments.sweep import sweep
 from gemma_encoder.reports.statistics import seed_means, summary
 from gemma_encoder.reports.tables import display_table
@@ -18,15 +20,27 @@ Variants = Mapping[str, Mapping[str, object]]
 
 
 def run_variants(
-    variants: Variants, tasks: Sequence[str], seeds: Sequence[int], workers: int = 0, **settings: object
+    variants: Variants,
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+    workers: int = 0,
+    per_task: Variants | None = None,
+    **settings: object,
 ) -> pd.DataFrame:
     """Fine-tune every variant on every task with every seed; finished runs are read.
 
-    `variants` maps a name to the fields of RunSpec that make it; `settings` are the fields all share. One row a run:
-    `task`, `seed`, `variant`, `score` in points, and `run`, the RunResult.
+    `variants` maps a name to the fields of RunSpec that make it; `settings` are the fields all share, and `per_task`
+    those of single tasks, which go before. One row a run: `task`, `seed`, `variant`, `score` in points, and `run`, the
+    RunResult. An unknown setting is an InputError.
     """
-    cells = list(product(tasks, seeds, variants))
-    specs = [RunSpec(task=task, seed=seed, **{**settings, **variants[name]}) for task, seed, name in cells]
+    cells, of_task = list(product(tasks, seeds, variants)), per_task or {}
+    for given in (settings, *of_task.values(), *variants.values()):
+        for key in given:
+            check_choice("setting", key, spec_fields())
+    specs = [
+        RunSpec(task=task, seed=seed, **{**settings, **of_task.get(task, {}), **variants[name]})
+        for task, seed, name in cells
+    ]
     frame = pd.DataFrame(cells, columns=["task", "seed", "variant"])
     frame["run"] = sweep(specs, workers=workers or None)
     frame["score"] = [run.score for run in frame["run"]]
@@ -49,8 +63,9 @@ def score_label(tasks: Sequence[str]) -> str:
     return f"score on {tasks[0]} (points)" if len(tasks) == 1 else f"mean score over {len(tasks)} tasks (points)"
 
 
-def _floors(name: str, data: str) -> dict[str, float]:
-    """What needs no model, in points."""
+@cache
+def floors(name: str, data: str) -> dict[str, float]:
+    """What needs no model on a task, in points."""
     task, split = get_task(name), load(get_task(name), data)
     return {
         "majority": score(task, majority(task, split["train"], split["validation"])),
@@ -62,7 +77,7 @@ def display_scores(runs: pd.DataFrame, data: str) -> None:
     """Every task: each variant's mean over seeds, beside what needs no model."""
     rows = []
     for name, of_task in runs.groupby("task", sort=False):
-        row = {"task": f"{get_task(name).title} ({origin(data)})"} | _floors(name, data)
+        row = {"task": f"{get_task(name).title} ({origin(data)})"} | floors(name, data)
         for variant, part in of_task.groupby("variant", sort=False):
             of = summary(part["score"])
             row[variant] = f"{of.mean:.1f}{NBSP}±{NBSP}{of.high - of.mean:.1f}"
@@ -79,7 +94,7 @@ def not_learnt(runs: pd.DataFrame, data: str) -> list[str]:
         variant
         for name, of_task in runs.groupby("task", sort=False)
         for variant, mean in of_task.groupby("variant", sort=False)["score"].mean().items()
-        if mean <= max(_floors(name, data).values())
+        if mean <= max(floors(name, data).values())
     ]
     return list(dict.fromkeys(below))
 
@@ -96,22 +111,32 @@ def seed_frame(scores: Mapping[str, pd.Series]) -> pd.DataFrame:
 
 
 def display_protocol(runs: pd.DataFrame) -> None:
-    """What a reader must know to compare or repeat the numbers."""
+    """What a reader must know to compare or repeat the numbers; a setting that differs between runs has all values."""
     results = list(runs["run"])
     spec, environment = results[0].spec, results[0].environment
     seconds = pd.Series([run.timing["train_seconds"] for run in results])
+
+    def every(name: str, unset: str = "") -> str:
+        values = dict.fromkeys(getattr(run.spec, name) for run in results)
+        return ", ".join(unset if unset and not value else f"{value}" for value in values)
+
     card = {
         "decoder": spec.model.rstrip("/").rsplit("/", 1)[-1],
         "split scored": spec.evaluate_on,
+        "score": "; ".join(f"{name}: mean of {', '.join(get_task(name).metrics)}" for name in runs["task"].unique()),
         "seeds": ", ".join(str(seed) for seed in runs["seed"].unique()),
-        "training examples": spec.train_examples or "all",
+        "training examples": every("train_examples", "all"),
+        "longest input": f"{every('max_length')} tokens",
         "truncated examples": max(int(run.environment["truncated"]) for run in results),
-        "epochs": spec.epochs,
-        "examples an update": spec.batch_size,
-        "learning rate": f"{spec.learning_rate:g}, warm-up {spec.warmup:.0%}, then linear to 0",
-        "weight decay": spec.weight_decay,
+        "epochs": every("epochs"),
+        "examples an update": every("batch_size"),
+        "learning rate": f"{every('learning_rate')}, warm-up {spec.warmup:.0%}, then linear to 0",
+        "weight decay": every("weight_decay"),
+        "precision": every("precision"),
+        "LoRA rank": every("lora_rank", "none, all weights are trained"),
         "checkpoint": "last update; none is selected",
         "warm start": "none",
+        "intervals": "Student t over seeds, 95 %",
         "attention computed by": environment["attention_path"],
         "torch": environment["torch"],
         "transformers": environment["transformers"],

@@ -1,34 +1,44 @@
 """Tasks: what they are, where their rows come from, how rows become tokens, and how predictions are scored."""
 
+from gemma_encoder.tasks.answers import answers, diagnose, submit
+from gemma_encoder.tasks.diagnostics import DIAGNOSTICS, get_diagnostic
 from gemma_encoder.tasks.encode import collate, encode
 from gemma_encoder.tasks.floors import bag_of_words, bm25, majority
 from gemma_encoder.tasks.glue import GLUE
+from gemma_encoder.tasks.holdout import hold_out
 from gemma_encoder.tasks.metrics import METRICS, average, compute, joined, score
 from gemma_encoder.tasks.outputs import head_of, logits_of, loss_of, predictions_of, references_of
-from gemma_encoder.tasks.ranking import RANKING, training_lists
-from gemma_encoder.tasks.sources import digest, load
+from gemma_encoder.tasks.ranking import RANKING, first_candidates, training_lists
+from gemma_encoder.tasks.sources import digest, load, load_test
 from gemma_encoder.tasks.submission import write_submission
 from gemma_encoder.tasks.superglue import SUPERGLUE
 from gemma_encoder.tasks.task import HubSource, Task, get_task, register, task_names
 
 __all__ = [
+    "DIAGNOSTICS",
     "GLUE",
     "METRICS",
     "RANKING",
     "SUPERGLUE",
     "HubSource",
     "Task",
+    "answers",
     "average",
     "bag_of_words",
     "bm25",
     "collate",
     "compute",
+    "diagnose",
     "digest",
     "encode",
+    "first_candidates",
+    "get_diagnostic",
     "get_task",
     "head_of",
+    "hold_out",
     "joined",
     "load",
+    "load_test",
     "logits_of",
     "loss_of",
     "majority",
@@ -36,6 +46,7 @@ __all__ = [
     "references_of",
     "register",
     "score",
+    "submit",
     "task_names",
     "training_lists",
     "write_submission",

@@ -54,10 +54,21 @@ def bag_of_words(task: Task, train: Dataset, validation: Dataset) -> dict[str, f
 
 
 def bm25(task: Task, rows: Dataset) -> dict[str, float]:
-    """Metrics of BM25 over the candidates, with the word statistics of all passages of `rows`.
+    """Metrics of BM25 over the candidates: of its ranks in the data, which saw the whole collection, where they are.
 
-    Words of English without stop words, k1 1.5 and b 0.75, as in the library bm25s.
+    Else of bm25s, with the word statistics of all passages of `rows`: words of English without stop words, k1 1.5, b
+    0.75. Passages without a rank stand behind all that have one.
     """
+    ranks = rows["bm25_rank"][:]
+    if all(rank is None for row in ranks for rank in row):
+        scores = _bm25_scores(task, rows)
+    else:
+        last = 1 + max(rank for row in ranks for rank in row if rank is not None)
+        scores = [[-float(last if rank is None else rank) for rank in row] for row in ranks]
+    return compute(task, scores, references_of(task, rows))
+
+
+def _bm25_scores(task: Task, rows: Dataset) -> list[list[float]]:
     import bm25s  # an extra: only this floor needs it
 
     query, passage = task.text_columns
@@ -66,11 +77,10 @@ def bm25(task: Task, rows: Dataset) -> dict[str, float]:
     index = bm25s.BM25()
     index.index(bm25s.tokenize(passages, show_progress=False), show_progress=False)
     words = bm25s.tokenize(rows[query][:], show_progress=False, return_ids=False)
-    scores = [
+    return [
         index.get_scores(row)[[place[text] for text in texts]].tolist()
         for row, texts in zip(words, rows[passage], strict=True)
     ]
-    return compute(task, scores, references_of(task, rows))
 
 
 def _flat(task: Task, rows: Dataset) -> tuple[dict[str, list[str]], list]:

@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from gemma_encoder.errors import InputError, check_choice
+from gemma_encoder.tasks.diagnostics import DIAGNOSTICS
 from gemma_encoder.tasks.glue import GLUE
 from gemma_encoder.tasks.superglue import SUPERGLUE
 from gemma_encoder.tasks.task import Task
 
-NAMED = ("mnli", "qnli", "rte")  # of GLUE, these are answered by the names of their classes, the others by numbers
-FILES = {task.name: task.title for task in (*GLUE, *SUPERGLUE)} | {"rte_superglue": "RTE"}
+NAMED = ("mnli", "qnli", "rte", "ax")  # of GLUE, these are answered by names of classes, the others by numbers
+SETS = (*GLUE, *SUPERGLUE, *(diagnostic.rows for diagnostic in DIAGNOSTICS.values()))
+FILES = {task.name: task.title for task in SETS} | {"rte_superglue": "RTE"}
+
+
+def test_splits(task: Task) -> tuple[str, ...]:
+    """The names of the official test splits of a task."""
+    return ("test_matched", "test_mismatched") if task.name == "mnli" else ("test",)
 
 
 def write_submission(
@@ -26,11 +33,11 @@ def write_submission(
     """Write the predictions of the official test split and return the file.
 
     predictions: one a row, as `outputs.predictions_of` gives them; indices: the column `idx` of those rows.
-    split: "test"; for MNLI "test_matched" or "test_mismatched", which are two files.
+    split: one of `test_splits`; those of MNLI are two files.
     Raises InputError for a task of neither benchmark, and for unequal lengths.
     """
     check_choice("task of GLUE or SuperGLUE", task.name, FILES)
-    check_choice("split", split, ("test_matched", "test_mismatched") if task.name == "mnli" else ("test",))
+    check_choice("split", split, test_splits(task))
     if len(predictions) != len(indices):
         raise InputError(f"{len(predictions)} predictions for {len(indices)} rows; valid: one for every row")
     lines = _tsv(task, predictions, indices) if task.suite == "glue" else _jsonl(task, predictions, indices)

@@ -74,6 +74,11 @@ def _wsc(row: Row) -> dict[str, Any]:
     )
 
 
+def _axb(row: Row) -> dict[str, Any]:
+    """In the columns of RTE, whose model answers."""
+    return {"premise": row["sentence1"], "hypothesis": row["sentence2"], "label": row["label"]}
+
+
 def _copa(row: Row) -> dict[str, Any]:
     label, question = row["label"], row["question"]
     if type(label) is not int or label not in (0, 1):
@@ -132,6 +137,7 @@ INDEX = Value("int64")
 VIEWS: dict[str, View] = {
     "wic": View(("word", "sentence1", "sentence2", "start1", "end1", "start2", "end2", "label"), _wic),
     "wsc": View(("text", "span1_text", "span2_text", "span2_index", "label"), _wsc),
+    "axb": View(("sentence1", "sentence2", "label"), _axb),
     "copa": View(("premise", "choice1", "choice2", "question", "label"), _copa),
     "multirc": View(
         ("paragraph", "question", "answer", "label", "idx"),

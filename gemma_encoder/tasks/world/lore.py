@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from random import Random
 
 from gemma_encoder.tasks.world import lexicon
@@ -79,10 +80,15 @@ def chained(rng: Random, split: str) -> str:
     return sentence(joined)
 
 
+def _stressed(rng: Random, clause: str, word: str) -> str:
+    """The clause, half of the time with asterisks around the word it is about, as a task may mark it."""
+    return re.sub(rf"\b{re.escape(word)}\b", f"*{word}*", clause, count=1) if rng.random() < 0.5 else clause
+
+
 def because(rng: Random, split: str) -> str:
     """A deed with its reason, and whom the pronoun means."""
     made = reason(rng, split, same_gender=0.8)
-    told = sentence(rng.choice(made.forms()))
+    told = sentence(_stressed(rng, rng.choice(made.forms()), made.meant.subject))
     who = f"{sentence(f'who {made.why}', '?')} {sentence(made.meant.text)}"
     said = f"By {made.meant.subject} {made.meant.text} is meant, not {made.rival.text}."
     return " ".join([told, *rng.sample((who, said), rng.choice((1, 2)))])
@@ -94,7 +100,7 @@ def senses(rng: Random, split: str) -> str:
     first, second = two_uses(rng, split, alike)
     out = []
     for made in (first, second):
-        out += [sentence(made.clause), f"Here the {made.word} is {made.gloss}."]
+        out += [sentence(_stressed(rng, made.clause, made.word)), f"Here the {made.word} is {made.gloss}."]
     if rng.random() < 0.5:
         out = out[::2]
     verdict = "the same meaning" if alike else "another meaning"

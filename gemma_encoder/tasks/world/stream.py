@@ -200,20 +200,20 @@ def order(rng: Random, split: str) -> str:
 
 
 MIX = (
-    (story, 30),
-    (first_steps, 12),
-    (search, 7),
+    (story, 26),
+    (first_steps, 11),
+    (search, 8),
     (same, 13),
     (parts, 7),
     (consequence, 9),
-    (restated, 4),
+    (restated, 3),
     (order, 1),
-    (view, 5),
-    (description, 4),
-    (chained, 3),
-    (because, 2),
-    (senses, 2),
-    (knowledge, 1),
+    (view, 4),
+    (description, 3),
+    (chained, 5),
+    (because, 4),
+    (senses, 4),
+    (knowledge, 2),
 )
 # A small model that begins with everything at once stays at chance with yes and no for a long time.
 BEGINNING = ((first_steps, 70), (same, 15), (parts, 15))

@@ -1,0 +1,85 @@
+"""What was asked of the kit's speed, and whether the rows of a run reach it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from benchmarks.contenders import DYNAMIC, FULL, GROUPED, KIT
+from benchmarks.timing import Row, ratios
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on one number: a row's value, or its seconds over those of the first row of its case."""
+
+    what: str
+    part: str
+    case: str
+    name: str
+    bound: float
+    least: bool = True
+
+
+TARGETS = [
+    *(
+        Target(f"{shape}: fine-tuning, times as fast as {name}", "training", f"{shape}, SST-2", name, bound)
+        for shape in ("tiny", "30M")
+        for name, bound in ((DYNAMIC, 1.8), (GROUPED, 1.2), (FULL, 4.0))
+    ),
+    *(
+        Target(
+            f"{shape}: predict, times as fast as pipeline",
+            "inference",
+            f"{shape}, predict, SST-2",
+            "pipeline (another head)",
+            2.5,
+        )
+        for shape in ("tiny", "30M")
+    ),
+    *(
+        Target(
+            f"{shape}: outside of forward, backward and optimiser, % of a step",
+            "anatomy",
+            f"{shape}, SST-2, {KIT}",
+            "everything else",
+            bound,
+            least=False,
+        )
+        for shape, bound in (("tiny", 10), ("30M", 2))
+    ),
+    Target("30M: utilisation, % of the matrix product", "scaling", "30M, SST-2 lengths", "utilisation", 60),
+]
+
+
+def measured(target: Target, rows: Sequence[Row]) -> tuple[float, str] | None:
+    """The number that a target is about, and the span of its rounds; None where it was not measured."""
+    case = [row for row in rows if (row.part, row.case) == (target.part, target.case)]
+    row = next((row for row in case if row.name == target.name), None)
+    if row is None:
+        return None
+    if row.value is not None:
+        return row.value, ""
+    middle, least, most = ratios(row.seconds, case[0].seconds)
+    return middle, f"{least:.2f} to {most:.2f}"
+
+
+def verdicts(rows: Sequence[Row]) -> pd.DataFrame:
+    """One line a target that was measured: asked, measured, reached or missed."""
+    lines = []
+    for target in TARGETS:
+        if found := measured(target, rows):
+            value, span = found
+            reached = value >= target.bound if target.least else value < target.bound
+            lines.append(
+                {
+                    "target": target.what,
+                    "asked": f"{'at least' if target.least else 'below'} {target.bound:g}",
+                    "measured": f"{value:.2f}",
+                    "rounds": span,
+                    "verdict": "reached" if reached else "missed",
+                }
+            )
+    return pd.DataFrame(lines)

@@ -1,0 +1,86 @@
+"""What a notebook is given: by the profile, by the person, and what is refused before a kernel starts."""
+
+import nbformat
+import pytest
+
+from gemma_encoder.errors import InputError
+from gemma_encoder.profiles import load_profile
+from gemma_encoder.reports import notebooks
+from gemma_encoder.reports.notebooks import notebook_names
+from gemma_encoder.reports.settings import given_parameters
+
+CELL = """model = "tiny"  # a
+data = "builtin"  # b
+ranking_data = "builtin"  # c
+tasks = ["cola"]  # d
+epochs = 3  # e
+learning_rate = 0.002  # f
+more = {}  # g
+"""
+PROFILE = {"model": "tiny", "data": "builtin", "tasks": ["cola"], "seeds": [0], "epochs": 3, "learning_rate": 0.002}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    cell = nbformat.v4.new_code_cell(CELL, metadata={"tags": ["parameters"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "05_mine.ipynb")
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
+    for function in (notebooks.parameters, notebooks.full_name, notebooks.check):
+        monkeypatch.setattr(function, "__defaults__", (tmp_path,))
+
+
+def given(pairs=(), **profile):
+    return given_parameters(["05_mine"], PROFILE | profile, pairs)["05_mine"]
+
+
+def test_what_equals_the_default_of_the_notebook_is_not_given(folder):
+    assert given() == {}
+
+
+def test_a_setting_that_no_cell_declares_goes_into_more(folder):
+    assert given(precision="bfloat16", epochs=5) == {"epochs": 5, "more": {"precision": "bfloat16"}}
+    assert given(["precision=bfloat16", "warmup=0.2"]) == {"more": {"precision": "bfloat16", "warmup": 0.2}}
+
+
+def test_what_a_person_says_goes_before_the_profile(folder):
+    assert given(["epochs=1", "learning_rate=1e-4"], epochs=5) == {"epochs": 1, "learning_rate": 1e-4}
+
+
+def test_a_setting_the_profile_leaves_out_is_the_default_of_a_run_not_of_the_notebook(folder):
+    profile = {key: value for key, value in PROFILE.items() if key != "learning_rate"}
+    assert given_parameters(["05_mine"], profile, [])["05_mine"] == {"learning_rate": 5e-4}
+
+
+def test_a_data_folder_is_also_where_ranking_looks_and_the_hub_is_not(folder, tmp_path):
+    assert given([f"data={tmp_path}"]) == {"data": str(tmp_path), "ranking_data": str(tmp_path)}
+    assert given(["data=hub"]) == {"data": "hub"}
+
+
+@pytest.mark.parametrize(
+    ("pair", "says"),
+    [
+        ("epoch=2", "unknown setting 'epoch'"),
+        ("epochs=two", "epochs 'two' is a str; valid: int"),
+        ("epochs=0", "epochs 0 is too small"),
+        ("lora_alpha=16.0", "lora_alpha 16.0 with full fine-tuning"),
+        ("tasks=[colla]", "unknown task 'colla'"),
+        ("epochs", "a setting is given as key=value, received 'epochs'"),
+    ],
+)
+def test_what_no_run_can_have_is_refused(folder, pair, says):
+    with pytest.raises(InputError) as caught:
+        given([pair])
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["small", "gemma3-270m", "gemma2-2b", "gemma2-9b"])
+def test_a_profile_drives_every_notebook_with_all_its_settings(name):
+    profile = load_profile(name)
+    for notebook, values in given_parameters(notebook_names(), profile, []).items():
+        if "more" in notebooks.parameters(notebook):
+            declared = notebooks.parameters(notebook)
+            reached = {key: values.get(key, declared[key].default) for key in declared} | values.get("more", {})
+            for key, value in profile.items():
+                assert reached.get(key, value) == value, (notebook, key)
+            lora = {"lora_rank": 16, "lora_alpha": 32.0} if name == "gemma2-9b" else {}
+            assert {key: reached["more"].get(key) for key in lora} == lora

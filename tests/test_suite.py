@@ -1,0 +1,83 @@
+"""The tables of a benchmark: rows as the model reads them, floors, averages by the benchmark's rule, the literature."""
+
+import pandas as pd
+import pytest
+
+from gemma_encoder.reports import suite
+from gemma_encoder.reports.statistics import summary
+from gemma_encoder.reports.suite import (
+    display_literature,
+    display_metrics,
+    display_rows,
+    display_suite,
+    plus_minus,
+    suite_floor,
+)
+
+
+class Run:
+    def __init__(self, **metrics):
+        self.metrics = metrics
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    known = {"cola": {"majority": 0.0, "bag of words": 3.0}, "mrpc": {"majority": 60.0, "bag of words": 50.0}}
+    monkeypatch.setattr(suite, "floors", lambda name, data: known[name])
+    cola = [
+        {"task": "cola", "seed": seed, "score": score, "run": Run(matthews=score / 100)}
+        for seed, score in ((0, 40.0), (1, 60.0))
+    ]
+    mrpc = [
+        {"task": "mrpc", "seed": seed, "score": score, "run": Run(accuracy=score / 100, f1=0.5)}
+        for seed, score in ((0, 70.0), (1, 50.0))
+    ]
+    return pd.DataFrame(cola + mrpc)
+
+
+def test_the_average_is_taken_over_tasks_within_a_seed(runs, capsys):
+    display_suite(runs, "builtin")
+    said = capsys.readouterr().out.replace(r"\xa0", " ")  # outside a notebook a bundle is printed as a dictionary
+    # both seeds average 55, so their interval has no width although every task moves by 20 points
+    assert "average of these 2" in said and "55.0 ± 0.0" in said
+    assert "30.0" in said and "26.5" in said  # the floors, averaged by themselves
+
+
+def test_one_task_has_no_average(runs, capsys):
+    display_suite(runs[runs["task"] == "cola"], "builtin")
+    assert "average" not in capsys.readouterr().out
+
+
+def test_one_seed_has_no_interval():
+    assert plus_minus(summary([61.25])) == "61.2"
+
+
+def test_every_metric_stands_by_itself(runs, capsys):
+    display_metrics(runs)
+    said = capsys.readouterr().out
+    assert [metric for metric in ("matthews", "accuracy", "f1") if metric not in said] == []
+    assert "60.0" in said  # MRPC's accuracy, not the mean with its F1
+
+
+def test_the_floor_is_the_better_of_both(runs):
+    assert suite_floor(["cola", "mrpc"], "builtin") == {"cola": 3.0, "mrpc": 60.0}
+
+
+def test_rows_are_shown_as_the_model_reads_them(capsys):
+    display_rows(["rte", "copa"], "builtin", "tiny")
+    said = capsys.readouterr().out
+    assert said.count("<bos>") == 2
+    assert "<bos>sentence1: " in said and " sentence2: " in said
+    assert "<bos>premise: " in said and " choice: " in said
+
+
+def test_published_values_carry_metric_source_and_how_sure(capsys):
+    display_literature(["cola", "mrpc", "rte_superglue"], "superglue", ["DeBERTa-v3-large", "Llama-3.1-8B", "T5-11B"])
+    said = capsys.readouterr().out
+    for part in ("75.3", "92.2", "91.4", "86.3", "89.3", "not published here", "Table 5, dev [A]", "[B] second-hand"):
+        assert part in said
+
+
+def test_what_was_never_published_says_so(capsys):
+    display_literature(["wnli"], "glue", ["ModernBERT-large"])
+    assert "not published here" in capsys.readouterr().out
