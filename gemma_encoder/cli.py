@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     pretrain = commands.add_parser("pretrain", help="make the tiny decoder again")
     pretrain.add_argument("out", type=Path, help="folder to write; must not exist")
     pretrain.add_argument("--seed", type=int, default=0)
-    pretrain.add_argument("--steps", type=int, default=0, help="updates (default: as for the committed decoder)")
+    pretrain.add_argument(
+        "--steps", type=int, default=0, help="updates of each stage (default: the committed decoder's)"
+    )
     pretrain.set_defaults(run=_pretrain)
 
     tasks = commands.add_parser("tasks", help="write the built-in tasks again")
@@ -178,10 +181,10 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _pretrain(args: argparse.Namespace) -> int:
-    from gemma_encoder.experiments.pretrain import pretrain
+    from gemma_encoder.experiments.pretrain import STAGES, pretrain
 
-    steps = {"steps": args.steps} if args.steps else {}
-    print(_shown(pretrain(args.out, seed=args.seed, **steps)))
+    stages = [replace(stage, steps=args.steps or stage.steps) for stage in STAGES]
+    print(_shown(pretrain(args.out, seed=args.seed, stages=stages)))
     return 0
 
 

@@ -11,13 +11,22 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gemma_encoder.errors import InputError
-from gemma_encoder.experiments.pretrain import CURVE, learning_rate, make_decoder, optimizers, packed, pretrain
+from gemma_encoder.experiments.pretrain import (
+    CURVE,
+    Stage,
+    learning_rate,
+    make_decoder,
+    optimizers,
+    packed,
+    pretrain,
+)
 from gemma_encoder.experiments.probes import agreement_accuracy, agreement_pairs, answer_accuracy, questions
 from gemma_encoder.paths import DATA
 from gemma_encoder.tasks.world import documents
 
 TINY = DATA / "models" / "tiny"
-MICRO = {"steps": 6, "batch": 4, "vocab_size": 400, "shape": (2, 32, 48), "fast": False}
+STAGES = (Stage("full", steps=6, batch=4, peak=8e-3), Stage("comparing", steps=2, batch=3, peak=4e-3))
+MICRO = {"stages": STAGES, "vocab_size": 400, "shape": (2, 32, 48), "fast": False}
 
 
 @pytest.fixture(scope="module")
@@ -46,24 +55,39 @@ def test_the_same_seed_gives_the_same_files(folder, tmp_path):
 
 
 def test_another_seed_gives_other_weights(folder, tmp_path):
-    other = pretrain(tmp_path / "other", seed=4, log=lambda line: None, **{**MICRO, "steps": 1})
+    other = pretrain(tmp_path / "other", seed=4, log=lambda line: None, **{**MICRO, "stages": STAGES[1:]})
     name = "model.embed_tokens.weight"
     assert not torch.equal(load_file(other / "model.safetensors")[name], load_file(folder / "model.safetensors")[name])
 
 
 def test_the_loss_falls_and_the_record_is_whole(folder):
     rows = _curve(folder)
-    assert tuple(rows[0]) == CURVE and [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert float(rows[-1]["validation_loss"]) < float(rows[0]["validation_loss"])
+    assert tuple(rows[0]) == CURVE
+    assert [(int(row["stage"]), int(row["step"])) for row in rows] == [
+        *((1, step) for step in range(1, 7)),
+        (2, 1),
+        (2, 2),
+    ]
+    assert float(rows[5]["validation_loss"]) < float(rows[0]["validation_loss"])
     facts = json.loads((folder / "pretraining.json").read_text())
-    assert (facts["seed"], facts["steps"], facts["tokens"]) == (3, 6, 6 * 4 * 128)
+    assert (facts["seed"], facts["tokens"]) == (3, (6 * 4 + 2 * 3) * 128)
+    assert [stage["mix"] for stage in facts["stages"]] == ["full", "comparing"]
+
+
+def test_a_second_stage_begins_from_the_weights_as_saved(folder, tmp_path):
+    first = pretrain(tmp_path / "first", seed=3, log=lambda line: None, **{**MICRO, "stages": STAGES[:1]})
+    still = Stage("comparing", steps=1, batch=3, peak=1e-12)
+    both = pretrain(tmp_path / "both", seed=3, log=lambda line: None, **{**MICRO, "stages": (STAGES[0], still)})
+    saved, went_on = (load_file(path / "model.safetensors") for path in (first, both))
+    assert all(torch.equal(saved[name], went_on[name]) for name in saved)
+    assert not torch.equal(saved["model.norm.weight"], load_file(folder / "model.safetensors")["model.norm.weight"])
 
 
 def test_an_existing_folder_is_never_overwritten(folder):
     with pytest.raises(InputError, match="exists"):
         pretrain(folder)
     with pytest.raises(InputError, match="steps 0"):
-        pretrain(folder.with_name("new"), steps=0)
+        pretrain(folder.with_name("new"), stages=[Stage("full", steps=0, batch=1, peak=1e-3)])
 
 
 def test_every_weight_has_one_optimizer():

@@ -1,6 +1,6 @@
 """The kit's own tiny decoder: Gemma 2's architecture, pretrained causally on the built-in world.
 
-pretrain(out, seed, steps) leaves a folder that transformers loads offline: weights, tokenizer, training curve.
+pretrain(out, seed) leaves a folder that transformers loads offline: weights, tokenizer, training curve.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import csv
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,22 @@ COLUMNS = (
     "choice1: choice2: text: word: paragraph: answer: span1: span2: entity: pronoun:"
 )
 LENGTH = 128
-BEGINNING = 30_000  # documents of the easier mix before the full one
-CURVE = ("step", "tokens", "loss", "validation_loss", "learning_rate")
+CURVE = ("stage", "step", "tokens", "loss", "validation_loss", "learning_rate")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training, with a warm-up, a cosine and optimizers of its own."""
+
+    mix: str  # of the stream's documents
+    steps: int  # updates
+    batch: int  # rows of LENGTH tokens an update
+    peak: float  # learning rate
+    beginning: int = 0  # documents of the easier mix before those of `mix`
+    bfloat16: bool = False  # arithmetic of the passes; weights and updates stay float32
+
+
+STAGES = (Stage("full", steps=26_000, batch=12, peak=8e-3, beginning=30_000, bfloat16=True),)
 
 
 def make_tokenizer(seed: int, vocab_size: int, texts: int = 20_000) -> PreTrainedTokenizerFast:
@@ -86,13 +101,15 @@ def make_decoder(vocab_size: int, seed: int, layers: int = 4, width: int = 128, 
     return Gemma2ForCausalLM(config)
 
 
-def packed(tokenizer: PreTrainedTokenizerFast, seed: int, split: str = "train", beginning: int = 0) -> Iterator[Tensor]:
+def packed(
+    tokenizer: PreTrainedTokenizerFast, seed: int, split: str = "train", mix: str = "full", beginning: int = 0
+) -> Iterator[Tensor]:
     """Rows of LENGTH token ids: documents, each between <bos> and <eos>, laid end to end.
 
     A space stands before a document, as in the row of a task, where a column name comes first: otherwise every word
     would have a second token for the beginning of a text.
     """
-    texts, ids = (f" {text}" for text in documents(seed, split, beginning)), []
+    texts, ids = (f" {text}" for text in documents(seed, split, mix, beginning)), []
     while True:
         for row in tokenizer(list(islice(texts, 256)))["input_ids"]:
             ids += [*row, tokenizer.eos_token_id]
@@ -133,43 +150,36 @@ def _train(
     model: Gemma2ForCausalLM,
     rows: Iterator[Tensor],
     held_out: Tensor,
-    steps: int,
-    batch: int,
-    peak: float,
+    stage: Stage,
     fast: bool,
-    log: Callable[[str], Any],
-) -> list[dict[str, float]]:
-    updates = optimizers(model, peak)
+) -> Iterator[tuple[float, ...]]:
+    """Train through one stage; yields 25 times what CURVE names from "step" on."""
+    updates = optimizers(model, stage.peak)
     loss_of = torch.compile(next_token_loss) if fast else next_token_loss
-    curve, recent = [], []
-    for step in range(steps):
-        rate = learning_rate(step, steps, peak)
+    recent = []
+    for step in range(stage.steps):
+        rate = learning_rate(step, stage.steps, stage.peak)
         for group in (group for optimizer in updates for group in optimizer.param_groups):
             group["lr"] = rate
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
-            loss = loss_of(model, torch.stack(list(islice(rows, batch))))
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast and stage.bfloat16):
+            loss = loss_of(model, torch.stack(list(islice(rows, stage.batch))))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in updates:
             optimizer.step()
             optimizer.zero_grad()
         recent.append(loss.item())
-        if (step + 1) % max(1, steps // 25) == 0 or step + 1 == steps:
+        if (step + 1) % max(1, stage.steps // 25) == 0 or step + 1 == stage.steps:
             with torch.no_grad():
                 held = next_token_loss(model, held_out).item()
-            values = (step + 1, (step + 1) * batch * LENGTH, sum(recent) / len(recent), held, rate)
-            curve.append(dict(zip(CURVE, values, strict=True)))
+            yield step + 1, (step + 1) * stage.batch * LENGTH, sum(recent) / len(recent), held, rate
             recent = []
-            log("step {} tokens {} loss {:.4f} validation loss {:.4f} lr {:.2e}".format(*values))
-    return curve
 
 
 def pretrain(
     out: Path | str,
     seed: int = 0,
-    steps: int = 26000,
-    batch: int = 12,
-    peak: float = 8e-3,
+    stages: Sequence[Stage] = STAGES,
     vocab_size: int = 1536,
     shape: tuple[int, int, int] = (4, 128, 256),
     fast: bool = True,
@@ -177,24 +187,30 @@ def pretrain(
 ) -> Path:
     """Pretrain and save into `out`, which must not exist; it appears only when it is whole.
 
-    The defaults are those of the committed decoder. shape: layers, width, feed-forward width. fast: compile (needs a
-    C++ compiler) and use bfloat16 arithmetic: the same recipe, other rounding. The same arguments on the same machine
-    with the same number of threads give the same weights. Raises InputError if `out` exists.
+    The defaults are those of the committed decoder. Every stage begins from the weights of the one before as they would
+    be saved, in bfloat16. shape: layers, width, feed-forward width. fast: compile (needs a C++ compiler) and use the
+    stages' bfloat16 arithmetic: the same recipe, other rounding. The same arguments on the same machine with the same
+    number of threads give the same weights. Raises InputError if `out` exists.
     """
     out = Path(out)
     if out.exists():
         raise InputError(f"output folder {str(out)!r} exists; valid: a folder that does not exist yet")
-    if steps < 1 or batch < 1:
-        raise InputError(f"steps {steps} and batch {batch}; valid: at least 1 each")
+    for stage in stages:
+        if stage.steps < 1 or stage.batch < 1:
+            raise InputError(f"steps {stage.steps} and batch {stage.batch}; valid: at least 1 each")
     tokenizer = make_tokenizer(seed, vocab_size)
     model = make_decoder(len(tokenizer), seed, *shape)
     held_out = torch.stack(list(islice(packed(tokenizer, seed + 1, "validation"), 32)))
-    curve = _train(model, packed(tokenizer, seed, beginning=BEGINNING), held_out, steps, batch, peak, fast, log)
-    facts = {"seed": seed, "steps": steps, "batch": batch, "sequence_length": LENGTH, "peak_learning_rate": peak}
+    curve = []
+    for number, stage in enumerate(stages, 1):
+        model = model.to(torch.bfloat16).to(torch.float32) if number > 1 else model
+        rows = packed(tokenizer, seed + 2 * (number - 1), mix=stage.mix, beginning=stage.beginning)
+        for values in _train(model, rows, held_out, stage, fast):
+            curve.append(dict(zip(CURVE, (number, *values), strict=True)))
+            log(" ".join(f"{name} {value:.4g}" for name, value in curve[-1].items()))
+    facts = {"seed": seed, "sequence_length": LENGTH, "fast": fast, "stages": [asdict(stage) for stage in stages]}
     facts |= {
-        "easier_documents_first": BEGINNING,
-        "fast": fast,
-        "tokens": steps * batch * LENGTH,
+        "tokens": sum(stage.steps * stage.batch * LENGTH for stage in stages),
         "parameters": model.num_parameters(),
     }
     return _save(out, model, tokenizer, curve, facts)
