@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.anatomy import anatomy, scaling
 from benchmarks.inference import inference
-from benchmarks.report import markdown, write_report
+from benchmarks.report import frame, markdown, write_report
 from benchmarks.reproduce import reproduce
 from benchmarks.timing import Row
 from benchmarks.training import memory, training
@@ -61,7 +61,7 @@ def facts(data: Path | None, quick: bool) -> dict[str, str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, write `results.json`, `results.md` and `report.html`; exit code 2 for bad input."""
+    """Measure, write `results.json`, `.csv`, `.md` and `report.html`; exit code 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"which of {', '.join(PARTS)}; if none is named, all but the last")
     parser.add_argument("--data-dir", type=Path, help="folder of data sets for the lengths of real rows")
@@ -102,6 +102,7 @@ def keep(part: str, how: str, rows: list[Row], known: dict[str, str], out: Path)
     write_whole(path, json.dumps({"environment": known, "parts": parts}, indent=1))
     everything = [Row(**row) for each in parts.values() for row in each["rows"]]
     said = known | {f"{name}, measured in": each["measured in"] for name, each in parts.items()}
+    write_whole(out / "results.csv", frame(everything).to_csv(index=False))
     write_whole(out / "results.md", markdown(everything, said))
     write_report(everything, said, out / "report.html")
 

@@ -1,19 +1,19 @@
 """Fine-tuning steps of Gemma 2's shapes with random weights on one GPU, in bfloat16.
 
-    python -m benchmarks.gpu --shape 2b --out results.json      # full fine-tuning
-    python -m benchmarks.gpu --shape 9b --lora 16 --out ...      # LoRA on a frozen decoder
-    python -m benchmarks.gpu --shape tiny                         # anywhere: does the script run to its end?
+    python -m benchmarks.gpu --shape 2b                # full fine-tuning
+    python -m benchmarks.gpu --shape 9b --lora 16      # LoRA on a frozen decoder
+    python -m benchmarks.gpu --shape tiny --out DIR    # anywhere: does the script run to its end?
 
-Every line is one configuration: packed or padded, with and without gradient checkpointing and torch.compile, and
-transformers' own classifier with dynamic padding. A configuration that does not fit is a line that says so. Without a
-GPU the times are those of the processor, and the result says that no GPU figure was measured.
+Every row is one configuration: packed or padded, with and without gradient checkpointing and torch.compile, and
+transformers' own classifier with dynamic padding, with FlashAttention 2 where it is installed. Then attention alone
+(see gpu_attention) and the pretraining of a small decoder (see gpu_pretraining). A configuration that does not fit is a
+row that says so. Without a GPU the times are those of the processor, and the result says that no GPU was measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import json
 import statistics
 import sys
 import time
@@ -24,11 +24,14 @@ from pathlib import Path
 import torch
 from transformers import Gemma2Config, Gemma2ForSequenceClassification, PreTrainedModel
 
+from benchmarks.__main__ import RESULTS, facts, keep
+from benchmarks.gpu_attention import attention
+from benchmarks.gpu_pretraining import pretraining
+from benchmarks.timing import Row, wait
 from benchmarks.workload import MAX_LENGTH, sample
 from gemma_encoder import GemmaEncoderForSequenceClassification
 from gemma_encoder.errors import InputError
 from gemma_encoder.lora import add_lora
-from gemma_encoder.reports.files import write_whole
 from gemma_encoder.tasks import collate
 
 SHAPES = {  # in the order of FIELDS; source: the public config files
@@ -58,6 +61,7 @@ class Setting:
     unpadded: bool = True
     checkpointing: bool = False
     compiled: bool = False
+    flash: bool = False  # transformers' FlashAttention 2, which refuses a soft-cap together with dropout
 
 
 SETTINGS = (
@@ -68,6 +72,9 @@ SETTINGS = (
     Setting("kit, padded, checkpointing", unpadded=False, checkpointing=True),
     Setting(f"{UPSTREAM}, checkpointing", upstream=True, checkpointing=True),
     Setting("kit, packed, compiled", compiled=True),
+    Setting("kit, packed, checkpointing, compiled", checkpointing=True, compiled=True),
+    Setting(f"{UPSTREAM}, compiled", upstream=True, compiled=True),
+    Setting(f"{UPSTREAM}, FlashAttention 2 without attention dropout", upstream=True, flash=True),
 )
 
 
@@ -75,10 +82,11 @@ def build(setting: Setting, shape: str, rank: int, device: torch.device) -> PreT
     """A classifier of random weights in bfloat16, ready to train."""
     torch.manual_seed(0)
     sizes = dict(zip(FIELDS, SHAPES[shape], strict=True))
-    config = Gemma2Config(**sizes, num_labels=2, attention_dropout=0.1, use_cache=False, pad_token_id=0)
-    config.is_causal = False
+    config = Gemma2Config(**sizes, num_labels=2, use_cache=False, pad_token_id=0)
+    config.is_causal, config.attention_dropout = False, 0.0 if setting.flash else 0.1
+    kernel = "flash_attention_2" if setting.flash else "eager"
     with torch.device(device):
-        model = Gemma2ForSequenceClassification._from_config(config, attn_implementation="eager", dtype=torch.bfloat16)
+        model = Gemma2ForSequenceClassification._from_config(config, attn_implementation=kernel, dtype=torch.bfloat16)
     if not setting.upstream:
         settings = {"dtype": torch.bfloat16, "unpadded": setting.unpadded, "ffn_dropout": 0.0, "num_labels": 2}
         model = GemmaEncoderForSequenceClassification.from_decoder(model.base_model, **settings).to(device)
@@ -123,12 +131,6 @@ def matmul_rate(device: torch.device, side: int) -> float:
     return 2 * side**3 / min(times)
 
 
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def operations(shape: str, lengths: list[int], trained: bool) -> float:
     """Operations of forward and backward; a frozen weight has no gradient of its own (4 instead of 6 a token)."""
     width, ffn, layers, heads, kv_heads, head_dim, _ = SHAPES[shape]
@@ -150,29 +152,41 @@ def steps(model: PreTrainedModel, rows: list[dict[str, torch.Tensor]], device: t
         yield time.perf_counter() - start
 
 
-def measure(setting: Setting, shape: str, rank: int, rows: list[dict], device: torch.device, top: float) -> dict:
-    """One line: median throughput, utilisation of the measured rate, peak memory; or why there is none."""
+def measure(
+    setting: Setting, options: argparse.Namespace, rows: list[dict], device: torch.device, top: float
+) -> list[Row]:
+    """Seconds of the updates of a setting, utilisation of the measured rate, peak memory; or why there are none."""
+    case = f"{options.shape}, {options.task}, {options.batch} rows" + (f", LoRA {options.lora}" if options.lora else "")
     gpu = device.type == "cuda"
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     try:
-        seconds = list(steps(build(setting, shape, rank, device), rows, device))[WARM_UP:]
-    except Exception as error:  # out of memory, or what a compiler cannot do: the other lines go on
-        return {"setting": setting.name, "failed": f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"}
+        seconds = list(steps(build(setting, options.shape, options.lora, device), rows, device))[WARM_UP:]
+    except Exception as error:  # out of memory, or what a compiler cannot do: the other rows go on
+        why = f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+        return [Row("gpu", case, setting.name, note=why)]
     finally:
         gc.collect()
         if gpu:
             torch.cuda.empty_cache()
     counted = [batch["attention_mask"].sum(dim=1).tolist() for batch in rows[WARM_UP:]]
-    speed = [sum(lengths) / took for lengths, took in zip(counted, seconds, strict=True)]
-    share = [operations(shape, lengths, not rank) / took / top for lengths, took in zip(counted, seconds, strict=True)]
-    line = {"setting": setting.name, "tokens_per_second": statistics.median(speed), "spread": [min(speed), max(speed)]}
-    line |= {"utilisation_percent": 100 * statistics.median(share), "seconds": seconds}
-    return line | ({"peak_memory_gib": torch.cuda.max_memory_allocated() / 2**30} if gpu else {})
+    tokens = round(sum(map(sum, counted)) / len(counted))
+    pairs = zip(counted, seconds, strict=True)
+    share = statistics.median(
+        operations(options.shape, lengths, not options.lora) / took / top for lengths, took in pairs
+    )
+    table = [
+        Row("gpu", case, setting.name, seconds, tokens, options.batch),
+        Row("gpu", f"{case}: utilisation", setting.name, value=100 * share, unit="% of the matrix product"),
+    ]
+    if gpu:
+        peak = torch.cuda.max_memory_allocated() / 2**30
+        table.append(Row("gpu", f"{case}: memory", setting.name, value=peak, unit="GiB at most"))
+    return table
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure every setting, print the lines as JSON, and write them to `--out`."""
+    """Measure every setting, and put the rows into the tables and the page of `--out`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="2b")
     parser.add_argument("--lora", type=int, default=0, metavar="RANK", help="train LoRA matrices only")
@@ -180,39 +194,34 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=32, help="rows of an update")
     parser.add_argument("--updates", type=int, default=8, help="counted updates")
     parser.add_argument("--data-dir", type=Path, help="folder of data sets for the lengths of real rows")
-    parser.add_argument("--out", type=Path, help="file for the result")
+    parser.add_argument("--out", type=Path, default=RESULTS / "gpu", help="folder for the results")
     options = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         if device.type == "cpu" and options.shape != "tiny":
             raise InputError(f"shape {options.shape!r} without a GPU; valid without one: 'tiny'")
-        result = whole(options, device)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.out:
-        write_whole(options.out, text)
+    gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name() if gpu else "none; no GPU figure has been measured"
+    known = facts(options.data_dir, quick=not gpu) | {"GPU": name}
+    for part, rows in parts(options, device):
+        keep(part, "one process", rows, known, options.out)
     return 0
 
 
-def whole(options: argparse.Namespace, device: torch.device) -> dict:
-    """The result of one call of the script."""
+def parts(options: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, list[Row]]]:
+    """The parts by name: this shape's fine-tuning, attention alone, pretraining."""
     gpu = device.type == "cuda"
     rows = batches(options.task, options.batch, options.updates + WARM_UP, SHAPES[options.shape][-1], options.data_dir)
     top = matmul_rate(device, 8192 if gpu else 256)
-    lines = [measure(setting, options.shape, options.lora, rows, device, top) for setting in SETTINGS]
-    return {
-        "device": torch.cuda.get_device_name() if gpu else "processor; no GPU here: no GPU figure has been measured",
-        "torch": torch.__version__,
-        "shape": options.shape,
-        "lora_rank": options.lora,
-        "lengths": options.task,
-        "batch": options.batch,
-        "matmul_tflops": top / 1e12,
-        "lines": lines,
-    }
+    table = [Row("gpu", "matrix product", "ceiling", value=top / 1e12, unit="TFLOP/s")]
+    for setting in SETTINGS:
+        table += measure(setting, options, rows, device, top)
+    yield f"gpu {options.shape}{', LoRA' if options.lora else ''}", table
+    yield "gpu attention", attention(device)
+    yield "gpu pretraining", pretraining(device)
 
 
 if __name__ == "__main__":

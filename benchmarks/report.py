@@ -28,6 +28,9 @@ TITLES = {
     "tricks": "Every trick, with it and without",
     "left out": "Tricks that did not pay",
     "reproduce": "Where the time of make reproduce goes",
+    "gpu": "Fine-tuning on a GPU",
+    "gpu attention": "Attention with soft-cap and dropout on a GPU",
+    "gpu pretraining": "Pretraining a small decoder on a GPU",
 }
 ASKED = "What was asked, and what was measured"
 ABOUT = {
@@ -44,6 +47,9 @@ ABOUT = {
     "thread. They are not in the code, and not measured again.",
     "reproduce": "The tiny profile from an empty folder of runs. Training is part of the notebooks; its seconds are "
     "summed over runs, of which some go on side by side.",
+    "gpu": "Random weights in bfloat16, the same batches for every row. Utilisation: of the measured matrix product.",
+    "gpu attention": "One layer, forward and backward. All but the fused kernel have soft-cap and dropout.",
+    "gpu pretraining": "Causal updates of random rows: forward, backward, AdamW; weights and optimiser in float32.",
 }
 BARS = {  # part: what its bars show, and the unit of the rows that are shown
     "scaling": ("utilisation", "% of the ceiling"),
@@ -66,11 +72,13 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def _numbers(row: Row, first: Row) -> dict[str, str]:
+    if not row.seconds and row.value is None:
+        return {}  # it failed; the note says why
     if not row.seconds:
         return {"value": f"{row.value:.{2 if row.value < 10 else 1}f} {row.unit}"}
     median = statistics.median(row.seconds)
     numbers = {"median": f"{1000 * median:.1f} ms"}
-    if row is not first and row.part != "scaling":
+    if row is not first and first.seconds and row.part != "scaling":
         middle, least, most = ratios(row.seconds, first.seconds)
         numbers[SPEED] = f"{middle:.2f} ({least:.2f} to {most:.2f})"
     if row.tokens:
@@ -137,7 +145,7 @@ def factors(rows: Sequence[Row], title: str) -> str:
     """The factors of a part as dots with the span of their rounds, one line a contender; 1 is the first of a case."""
     points = []
     for case, group in groupby(rows, key=lambda row: row.case):
-        first, *others = group
+        first, *others = [row for row in group if row.seconds] or [None]
         points += [(case, other.name, *ratios(other.seconds, first.seconds)) for other in others]
     names = list(dict.fromkeys(name for _, name, *_ in points))
     with plt.rc_context(THEME):

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 LEAST_ROUNDS = 3
 MOST_ROUNDS = 9
 
@@ -62,3 +64,9 @@ def ratios(seconds: Sequence[float], reference: Sequence[float]) -> tuple[float,
     """Median, least and greatest of `seconds / reference`, taken round by round."""
     values = [mine / theirs for mine, theirs in zip(seconds, reference, strict=True)]
     return statistics.median(values), min(values), max(values)
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()

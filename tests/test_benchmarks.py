@@ -1,5 +1,6 @@
 """The benchmarks compare like with like, take turns, and write what they measured; no speed is tested here."""
 
+import argparse
 import json
 
 import pytest
@@ -238,15 +239,26 @@ def test_an_unknown_part_is_one_line_and_exit_code_2(capsys, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_the_gpu_script_ends_without_a_gpu_and_says_so(monkeypatch, tmp_path):
+def test_the_gpu_script_ends_without_a_gpu_and_writes_the_rows_of_every_part(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(gpu, "SETTINGS", gpu.SETTINGS[:4])
-    path = tmp_path / "gpu.json"
-    assert gpu.main(["--shape", "tiny", "--task", "SST-2", "--batch", "2", "--updates", "1", "--out", str(path)]) == 0
-    found = json.loads(path.read_text())
-    assert "no GPU figure has been measured" in found["device"]
-    assert all(line["tokens_per_second"] > 0 for line in found["lines"])
-    assert not any("peak_memory_gib" in line for line in found["lines"])
+    monkeypatch.setattr(torch, "compile", lambda call, **settings: call)  # a compiler takes minutes
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **settings: None)
+    arguments = ["--shape", "tiny", "--task", "SST-2", "--batch", "2", "--updates", "1", "--out", str(tmp_path)]
+    assert gpu.main(arguments) == 0
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert "no GPU figure has been measured" in stored["environment"]["GPU"]
+    assert list(stored["parts"]) == ["gpu tiny", "gpu attention", "gpu pretraining"]
+    rows = [Row(**row) for part in stored["parts"].values() for row in part["rows"]]
+    timed, failed = {row.name for row in rows if row.seconds}, {row.name for row in rows if row.note}
+    assert failed == {  # neither kernel is there
+        "transformers, dynamic padding, FlashAttention 2 without attention dropout",
+        "two passes, compiled",
+    }
+    assert timed >= {setting.name for setting in gpu.SETTINGS if not setting.flash}
+    assert timed >= {"the formula", "bfloat16 passes, compiled"}
+    assert not any(row.unit == "GiB at most" for row in rows)
+    assert "failed" in (tmp_path / "results.md").read_text()
+    assert "failed" in (tmp_path / "results.csv").read_text()
 
 
 def test_the_gpu_script_trains_lora_matrices_only():
@@ -262,8 +274,9 @@ def test_what_fails_on_the_gpu_is_a_line_that_says_why(monkeypatch):
         raise MemoryError("full\nsecond line")
 
     monkeypatch.setattr(gpu, "build", fails)
-    found = gpu.measure(gpu.SETTINGS[0], "tiny", 0, [], torch.device("cpu"), 1.0)
-    assert found == {"setting": "kit, packed", "failed": "MemoryError: full"}
+    options = argparse.Namespace(shape="tiny", task="SST-2", batch=2, lora=0)
+    found = gpu.measure(gpu.SETTINGS[0], options, [], torch.device("cpu"), 1.0)
+    assert found == [Row("gpu", "tiny, SST-2, 2 rows", "kit, packed", note="failed: MemoryError: full")]
 
 
 def test_a_large_shape_without_a_gpu_is_refused(monkeypatch, capsys):
