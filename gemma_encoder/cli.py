@@ -80,7 +80,7 @@ def _reproduce(args: argparse.Namespace) -> int:
     from gemma_encoder.reports.index import write_index
     from gemma_encoder.reports.notebooks import full_name, notebook_names
     from gemma_encoder.reports.runner import run_all
-    from gemma_encoder.reports.settings import given_parameters
+    from gemma_encoder.reports.settings import check_inputs, given_parameters
 
     if args.workers < 1:
         raise InputError(f"--workers {args.workers} is not valid; valid: an integer >= 1")
@@ -90,6 +90,7 @@ def _reproduce(args: argparse.Namespace) -> int:
     pairs += [f"data={args.data_dir}"] if args.data_dir else []
     pairs += [f"model={args.model}"] if args.model else []
     given = given_parameters(names, profile, pairs)
+    check_inputs(given)
     out = args.out or REPORTS / args.profile
     results = run_all(names, out, given, args.workers)
     facts = {"profile": args.profile, **profile, **dict(pair.split("=", 1) for pair in pairs)}
@@ -107,8 +108,11 @@ def _notebook(args: argparse.Namespace) -> int:
     from gemma_encoder.paths import REPORTS
     from gemma_encoder.reports.notebooks import parse
     from gemma_encoder.reports.runner import run_notebook
+    from gemma_encoder.reports.settings import check_inputs
 
-    result = run_notebook(args.name, args.out or REPORTS / "notebook", parse(args.name, args.parameter))
+    given = parse(args.name, args.parameter)
+    check_inputs({args.name: given})
+    result = run_notebook(args.name, args.out or REPORTS / "notebook", given)
     if result.html:
         print(_shown(result.html))
     if result.status != "ok":

@@ -60,6 +60,16 @@ def refused(capsys, *argv: str) -> str:
         (["plan", "--profile", "huge"], "unknown profile 'huge'; valid: gemma2-2b"),
         (["reproduce", "--set", "tokns=4"], "unknown setting 'tokns'"),
         (["reproduce", "--workers", "0"], "--workers 0 is not valid"),
+        (["reproduce", "--out", "r", "--data-dir", "nowhere"], "no data folder 'nowhere'"),
+        (["reproduce", "--out", "r", "--model", "owner/model"], "--model tiny"),
+        (["reproduce", "--out", "r", "--profile", "small", "--notebooks", "08"], "--model tiny"),
+        (["notebook", "08", "--out", "r", "-p", "glue_tasks=[colla]"], "unknown task 'colla'"),
+        (["notebook", "08", "--out", "r", "-p", "seeds=[]"], "seeds [] is empty"),
+        (["notebook", "08", "--out", "r", "-p", "epochs=0"], "epochs 0 is too small"),
+        (["notebook", "08", "--out", "r", "-p", "more={epoch: 2}"], "unknown setting 'epoch'"),
+        (["notebook", "08", "--out", "r", "-p", "per_task={cola: {lora_alpha: 16.0}}"], "with full fine-tuning"),
+        (["notebook", "10", "--out", "r", "-p", "list_sizes=[1]"], "list_size 1 is too small"),
+        (["notebook", "10", "--out", "r", "-p", "ranking_data=hub"], "is not on the hub"),
         (["verify", "nowhere"], "no model at 'nowhere'"),
     ],
 )
@@ -80,9 +90,16 @@ def test_bad_input_is_one_line_and_exit_code_2(argv, says, capsys, tmp_path, mon
 def test_a_bad_data_file_is_named_with_its_line(line, says, data, capsys):
     path = data / "glue" / "sst2" / "train.jsonl"
     path.write_text(path.read_text() + line + "\n")
-    said = refused(capsys, "train", "sst2", "--data-dir", data)
-    assert says in said
-    assert "line 5" in said
+    report = ["--out", data / "report"]
+    for command in (
+        ["train", "sst2", "--data-dir", data],
+        ["reproduce", "--notebooks", "05", "--data-dir", data, "--set", "tasks=[sst2]", *report],
+        ["notebook", "05", "-p", f"data={data}", "-p", "tasks=[sst2]", *report],
+    ):
+        said = refused(capsys, *command)
+        assert says in said
+        assert "line 5" in said
+    assert not (data / "report").exists()
 
 
 def test_a_data_folder_without_the_task_lists_those_it_has(data, capsys):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.experiments.spec import RunSpec
-from gemma_encoder.profiles import KINDS, SETTINGS, specs
+from gemma_encoder.loading import checkpoint_path, model_digest
+from gemma_encoder.profiles import KINDS, SETTINGS, TASKS, specs
 from gemma_encoder.reports.notebooks import check, fits, from_yaml, parameters
+from gemma_encoder.tasks import get_task, load
 
 
 def given_parameters(names: Sequence[str], profile: Mapping[str, Any], pairs: Sequence[str]) -> dict[str, dict]:
@@ -44,3 +47,41 @@ def given_parameters(names: Sequence[str], profile: Mapping[str, Any], pairs: Se
             values["more"] = rest | values.get("more", {})
         given[name] = check(name, {key: value for key, value in values.items() if value != found[key].default})
     return given
+
+
+def check_inputs(given: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse what the runs of notebooks would trip over, while it is still one line and no kernel has started.
+
+    `given` maps a notebook to the parameters that differ from its defaults. InputError for a model that is not there,
+    a task that is unknown or not in the data, a row that is not valid, an empty list of seeds, tasks or list sizes, and
+    settings that no run can have.
+    """
+    models, rows = set(), set()
+    for name, changed in given.items():
+        values = {key: found.default for key, found in parameters(name).items()} | dict(changed)
+        for key in ("seeds", "list_sizes", *TASKS):
+            if values.get(key) == []:
+                raise InputError(f"{key} [] is empty; valid: at least one")
+        models.add(values.get("model", "tiny"))
+        rows |= {(task, values.get("data", "builtin")) for key in TASKS for task in values.get(key, [])}
+        if "ranking_task" in values:
+            rows.add((values["ranking_task"], values["ranking_data"]))
+        for task in (values.get("ranking_task"), *(task for key in TASKS for task in values.get(key, []))):
+            for size in values.get("list_sizes", [2]) if task else ():
+                _check_spec(task, values, size)
+    for model in models:
+        if not Path(checkpoint_path(model)).is_dir():
+            model_digest(model)  # asks the hub
+    for task, data in rows:
+        load(get_task(task), data)
+
+
+def _check_spec(task: str, values: Mapping[str, Any], list_size: int) -> None:
+    """A run of a notebook with these parameters is one that RunSpec takes."""
+    settings = {key: value for key, value in values.items() if key in SETTINGS} | {"list_size": list_size}
+    for further in (values.get("more", {}), values.get("per_task", {}).get(task, {})):
+        for key in further:
+            check_choice("setting", key, SETTINGS)
+        settings |= further
+    for seed in values.get("seeds", [0]):
+        RunSpec(task=task, seed=seed, **settings)
