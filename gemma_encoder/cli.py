@@ -8,9 +8,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gemma_encoder.errors import InputError, check_choice
+
+if TYPE_CHECKING:
+    from gemma_encoder.experiments.spec import RunSpec
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--notebooks", nargs="+", metavar="NAME", help="only these (default: the profile's, or all)")
     reproduce.add_argument("--data-dir", help="folder with task files, or 'hub' (default: the profile's)")
     reproduce.add_argument("--model", help="'tiny', a checkpoint folder, or a hub name (default: the profile's)")
+    reproduce.add_argument("--tasks", nargs="+", metavar="NAME", help="of the ablations; 'all': every task of the data")
     reproduce.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="other settings")
     reproduce.add_argument("--out", type=Path, help="where reports go (default: reports/PROFILE)")
     reproduce.add_argument("--workers", type=int, default=1, help="notebooks that run side by side (default: 1)")
@@ -51,6 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="RunSpec settings")
     train.add_argument("--save", type=Path, help="folder for the fine-tuned model; must not exist")
     train.set_defaults(run=_train)
+
+    choose = commands.add_parser("choose", help="the best learning rate on a held-out tenth of the training rows")
+    choose.add_argument("task")
+    choose.add_argument("--rates", nargs="+", type=float, required=True, metavar="RATE")
+    choose.add_argument("--data-dir", default="builtin", help="folder with task files, or 'hub' (default: built-in)")
+    choose.add_argument("--model", default="tiny", help="'tiny', a checkpoint folder, or a hub name")
+    choose.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="RunSpec settings")
+    choose.set_defaults(run=_choose)
 
     plan = commands.add_parser("plan", help="what the fine-tuning of a profile costs, before anything is spent")
     plan.add_argument("--profile", default="tiny", help="settings from gemma_encoder/profiles (default: tiny)")
@@ -81,6 +93,7 @@ def _reproduce(args: argparse.Namespace) -> int:
     from gemma_encoder.reports.notebooks import full_name, notebook_names
     from gemma_encoder.reports.runner import run_all
     from gemma_encoder.reports.settings import check_inputs, given_parameters
+    from gemma_encoder.tasks import tasks_in
 
     if args.workers < 1:
         raise InputError(f"--workers {args.workers} is not valid; valid: an integer >= 1")
@@ -89,6 +102,9 @@ def _reproduce(args: argparse.Namespace) -> int:
     names = [full_name(name) for name in args.notebooks or usual]
     pairs += [f"data={args.data_dir}"] if args.data_dir else []
     pairs += [f"model={args.model}"] if args.model else []
+    if args.tasks:
+        tasks = tasks_in(args.data_dir or profile["data"]) if args.tasks == ["all"] else args.tasks
+        pairs.append(f"tasks=[{', '.join(tasks)}]")
     given = given_parameters(names, profile, pairs)
     check_inputs(given)
     out = args.out or REPORTS / args.profile
@@ -142,14 +158,20 @@ def _settings(pairs: Sequence[str], valid: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def _spec(args: argparse.Namespace, elsewhere: tuple[str, ...]) -> RunSpec:
+    """The run that the arguments name; settings that are given `elsewhere` are refused in --set."""
+    from gemma_encoder.experiments.spec import RunSpec, spec_fields
+
+    settings = _settings(args.set, sorted(set(spec_fields()) - set(elsewhere)))
+    return RunSpec(task=args.task, model=args.model, data=args.data_dir, **settings)
+
+
 def _train(args: argparse.Namespace) -> int:
     from safetensors import SafetensorError
 
     from gemma_encoder.experiments.run import TrainingError, run
-    from gemma_encoder.experiments.spec import RunSpec, spec_fields
 
-    settings = _settings(args.set, sorted(set(spec_fields()) - {"task", "model", "data"}))
-    spec = RunSpec(task=args.task, model=args.model, data=args.data_dir, **settings)
+    spec = _spec(args, ("task", "model", "data"))
     try:
         result = run(spec, keep=args.save)
     except (TrainingError, SafetensorError) as error:  # how safetensors reports a full disk
@@ -158,6 +180,17 @@ def _train(args: argparse.Namespace) -> int:
     for name, value in result.metrics.items():
         print(f"{name} {value:.4f}")
     print(f"score {result.score:.1f}\n{_shown(result.folder)}")
+    return 0
+
+
+def _choose(args: argparse.Namespace) -> int:
+    from gemma_encoder.experiments.choose import choose_learning_rate
+
+    spec = _spec(args, ("task", "model", "data", "learning_rate", "evaluate_on"))
+    best, scores = choose_learning_rate(spec, args.rates)
+    for rate, score in scores.items():
+        print(f"learning_rate {rate:g} score {score:.1f}")
+    print(f"best {best:g}, on held-out training rows")
     return 0
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,6 +60,11 @@ def refused(capsys, *argv: str) -> str:
         ),
         (["plan", "--profile", "huge"], "unknown profile 'huge'; valid: gemma2-2b"),
         (["reproduce", "--set", "tokns=4"], "unknown setting 'tokns'"),
+        (["reproduce", "--tasks", "colla"], "unknown task 'colla'"),
+        (["reproduce", "--tasks", "all", "--data-dir", "nowhere"], "no data folder 'nowhere'"),
+        (["choose", "cola", "--rates", "fast"], "invalid float value: 'fast'"),
+        (["choose", "cola", "--rates", "-1"], "learning_rate -1.0 is not valid"),
+        (["choose", "cola", "--rates", "1e-3", "--set", "learning_rate=1"], "unknown setting 'learning_rate'"),
         (["reproduce", "--workers", "0"], "--workers 0 is not valid"),
         (["reproduce", "--out", "r", "--data-dir", "nowhere"], "no data folder 'nowhere'"),
         (["reproduce", "--out", "r", "--model", "owner/model"], "--model tiny"),
@@ -124,3 +130,16 @@ def test_no_traceback_and_exit_code_2_from_the_shell():
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_a_learning_rate_is_chosen_on_held_out_training_rows(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("gemma_encoder.experiments.choose.sweep", lambda specs, *rest: map(_scored, specs))
+    assert main(["choose", "cola", "--rates", "1e-3", "3e-3", "--set", "seed=9"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == ["learning_rate 0.001 score 1.0", "learning_rate 0.003 score 3.0"]
+    assert said[2].startswith("best 0.003")
+
+
+def _scored(spec):
+    assert (spec.evaluate_on, spec.seed, spec.task) == ("holdout", 9, "cola")
+    return SimpleNamespace(spec=spec, score=1000 * spec.learning_rate)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gemma_encoder import InputError
-from gemma_encoder.tasks import GLUE, HubSource, Task, digest, get_task, load, register, sources, task_names
+from gemma_encoder.tasks import GLUE, HubSource, Task, digest, get_task, load, register, sources, task_names, tasks_in
 
 ROWS = [{"sentence": "a fine film", "label": 1, "idx": 0}, {"sentence": "dull", "label": 0, "idx": 1}]
 
@@ -50,7 +50,7 @@ def test_the_nine_tasks_have_the_columns_labels_and_metrics_of_glue():
         "stsb": (("sentence1", "sentence2"), (), ("pearson", "spearman")),
         "qqp": (("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1")),
         "mnli": (("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), ("accuracy",)),
-        "qnli": (("question", "sentence"), ("entailment", "not_entailment"), ("accuracy",)),
+        "qnli": (("sentence", "question"), ("entailment", "not_entailment"), ("accuracy",)),
         "rte": (("sentence1", "sentence2"), ("entailment", "not_entailment"), ("accuracy",)),
         "wnli": (("sentence1", "sentence2"), ("not_entailment", "entailment"), ("accuracy",)),
     }
@@ -293,3 +293,12 @@ def test_the_digest_of_the_hub_is_that_of_its_revision():
     one = Task("one", "own", "One", "regression", ("text",), ("pearson",), hub=HubSource("a/b", "c", "0" * 40))
     assert digest(one, "hub") == hashlib.sha256(f"a/b/c@{'0' * 40}".encode()).hexdigest()
     assert len({digest(task, "hub") for task in GLUE}) == 9
+
+
+def test_the_tasks_of_a_folder_are_those_with_all_splits(tmp_path):
+    for path in ("glue/cola/train.jsonl", "glue/cola/validation.jsonl.gz", "glue/rte/train.jsonl"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"")
+    assert tasks_in(tmp_path) == ["cola"]
+    assert {"cola", "wsc", "msmarco"} <= set(tasks_in()) and "cb" not in tasks_in()
+    assert "cb" in tasks_in("hub") and "trec_dl" not in tasks_in("hub")

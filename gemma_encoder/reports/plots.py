@@ -211,7 +211,7 @@ def _legend(groups: Sequence[str], published: bool) -> list[Line2D]:
         mark(str(group), marker=shape, color=colour, markersize=9)
         for group, shape, colour in zip(groups, SHAPES, PALETTE, strict=False)
     ]
-    handles.append(mark("mean, 95 % interval", marker="o", linestyle="-", linewidth=2.5, color="#57606a"))
+    handles.append(mark("mean, 95 % t-interval", marker="o", linestyle="-", linewidth=2.5, color="#57606a"))
     handles.append(mark("one seed", marker=".", alpha=0.6, markersize=7, color="#57606a"))
     if published:
         handles.append(mark("published", marker="D", markerfacecolor="white", markersize=8))

@@ -9,7 +9,7 @@ from gemma_encoder.tasks.holdout import hold_out
 from gemma_encoder.tasks.metrics import METRICS, average, compute, joined, score
 from gemma_encoder.tasks.outputs import head_of, logits_of, loss_of, predictions_of, references_of
 from gemma_encoder.tasks.ranking import RANKING, first_candidates, training_lists
-from gemma_encoder.tasks.sources import digest, load, load_test
+from gemma_encoder.tasks.sources import digest, load, load_test, tasks_in
 from gemma_encoder.tasks.submission import write_submission
 from gemma_encoder.tasks.superglue import SUPERGLUE
 from gemma_encoder.tasks.task import HubSource, Task, get_task, register, task_names
@@ -48,6 +48,7 @@ __all__ = [
     "score",
     "submit",
     "task_names",
+    "tasks_in",
     "training_lists",
     "write_submission",
 ]

@@ -56,7 +56,8 @@ MNLI = _glue(
     },
 )
 
-QNLI = _glue("qnli", "QNLI", ("question", "sentence"), ("entailment", "not_entailment"))
+# here and in BoolQ the question comes last: what it asks about has been read by then, as in what decoders learn from
+QNLI = _glue("qnli", "QNLI", ("sentence", "question"), ("entailment", "not_entailment"))
 
 RTE = _glue("rte", "RTE", ("sentence1", "sentence2"), ("entailment", "not_entailment"))
 

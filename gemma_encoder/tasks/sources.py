@@ -23,7 +23,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from gemma_encoder.errors import InputError
 from gemma_encoder.hub import reachable
 from gemma_encoder.paths import DATA
-from gemma_encoder.tasks.task import HubSource, Task
+from gemma_encoder.tasks.task import HubSource, Task, get_task, task_names
 from gemma_encoder.tasks.views import VIEWS
 
 BUILTIN = DATA / "tasks"
@@ -53,6 +53,19 @@ def load_test(task: Task, data: str | Path = "builtin", split: str = "test") -> 
     return _checked(task, place, filled).remove_columns(task.label_column)
 
 
+def tasks_in(data: str | Path = "builtin") -> list[str]:
+    """The names of the tasks that `data` holds with all their splits; of the hub, those that have a place there."""
+    tasks = [get_task(name) for name in task_names()]
+    if data == "hub":
+        return [task.name for task in tasks if task.hub]
+    root, found = _root(data), []
+    for task in tasks:
+        files = [root / task.path / f"{split}.jsonl" for split in task.splits.values()]
+        if all(file.is_file() or file.with_name(f"{file.name}.gz").is_file() for file in files):
+            found.append(task.name)
+    return found
+
+
 def _tables(task: Task, data: str | Path) -> dict[str, tuple[str, Iterable[tuple[int, object]]]]:
     """Of each split, the name of its place and its numbered rows."""
     if data == "hub":
@@ -76,11 +89,16 @@ def digest(task: Task, data: str | Path = "builtin") -> str:
     return sha256(b"".join(digests)).hexdigest()
 
 
-def _files(task: Task, data: str | Path) -> dict[str, Path]:
-    """The file of each split."""
+def _root(data: str | Path) -> Path:
     root = BUILTIN if data == "builtin" else Path(data).expanduser()
     if not root.is_dir():
         raise InputError(f"no data folder {str(root)!r}; valid: 'builtin', 'hub', or a folder with {LAYOUT}")
+    return root
+
+
+def _files(task: Task, data: str | Path) -> dict[str, Path]:
+    """The file of each split."""
+    root = _root(data)
     folder = root / task.path
     if not folder.is_dir():
         found = sorted({"/".join(path.parts[-3:-1]) for path in root.glob("*/*/*.jsonl*")})

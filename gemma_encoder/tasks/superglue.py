@@ -18,7 +18,7 @@ def _superglue(name: str, title: str, text_columns: tuple[str, ...], labels: tup
     return register(Task(name, "super_glue", title, text_columns=text_columns, labels=labels, hub=hub, **settings))
 
 
-BOOLQ = _superglue("boolq", "BoolQ", ("question", "passage"), NO_YES)
+BOOLQ = _superglue("boolq", "BoolQ", ("passage", "question"), NO_YES)
 
 CB = _superglue(
     "cb",
