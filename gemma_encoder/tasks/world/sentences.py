@@ -18,7 +18,7 @@ from gemma_encoder.tasks.world.opinions import contrast, hearsay, hope, opinion
 ACCEPTABILITY = {"agreement": 50, "reflexive": 20, "support": 15, "order": 15}
 SENTIMENT = {"plain": 40, "contrast": 25, "hope": 15, "hearsay": 20}
 NEGATED = 0.4
-SAME_GENDER = 0.8
+SAME_GENDER = 0.5
 
 
 def _agreement(rng: Random, split: str, right: bool) -> str:
