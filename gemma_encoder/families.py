@@ -25,6 +25,7 @@ FAMILIES = {
     "qwen3": "self_attn",
 }
 
+SCALING = "scaling"  # of an attention module: what it multiplies attention scores by
 SOFTCAP = "attn_logit_softcapping"  # of an attention module, and of its configuration: the cap on attention scores
 
 
@@ -32,6 +33,13 @@ def check_family(config: PreTrainedConfig) -> None:
     """Refuse a decoder that is not of a supported family, by name."""
     if config.model_type not in FAMILIES:
         raise InputError(f"cannot adapt a {config.model_type!r} model; valid: {', '.join(sorted(FAMILIES))}")
+
+
+def check_implementation(backbone: PreTrainedModel, valid: str) -> None:
+    """Refuse a decoder switched to another attention implementation: it would run causally, without a word."""
+    found = backbone.config._attn_implementation
+    if found != valid:
+        raise InputError(f"attention implementation {found!r} does not know our masks; valid: {valid!r}")
 
 
 def layers(backbone: PreTrainedModel) -> list[nn.Module]:

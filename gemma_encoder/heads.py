@@ -64,6 +64,8 @@ class GemmaEncoderWithHead(GemmaEncoderPreTrainedModel):
 
     def __init__(self, config: GemmaEncoderConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
+        if config.num_labels < 1:
+            raise InputError(f"num_labels {config.num_labels} is not valid; valid: an integer >= 1")
         self.encoder = GemmaEncoder(config, backbone)
         self.head = MLPHead(config.decoder.hidden_size, config.num_labels)
         self.post_init()
@@ -81,10 +83,10 @@ class GemmaEncoderWithPooledHead(GemmaEncoderWithHead):
 
     def row_logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The head on the pooled vector of each row: `(rows, seq) -> (rows, num_labels)`."""
+        vectors = self.encoder(input_ids, attention_mask).pooler_output  # first: it refuses shapes that do not fit
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        if real.shape == input_ids.shape:  # the encoder refuses any other
-            _check_bos(input_ids, real.bool(), self.config.decoder.bos_token_id)
-        return self.head(self.encoder(input_ids, attention_mask).pooler_output)
+        _check_bos(input_ids, real.bool(), self.config.decoder.bos_token_id)
+        return self.head(vectors)
 
 
 class GemmaEncoderForSequenceClassification(GemmaEncoderWithPooledHead):

@@ -13,7 +13,7 @@ An empty text, and a row of more or fewer texts than columns, are an InputError.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -80,9 +80,9 @@ def embed(
 ) -> Tensor:
     """The pooled vector of every text (or pair of texts): `(n, dim)`, float32, on the CPU. No texts: `(0, dim)`."""
     encoder = encoder_of(model)
-    if not texts:
-        return torch.zeros(0, encoder.config.decoder.hidden_size)
     rows = _rows(model, tokenizer, texts, max_length, truncate, columns)
+    if not rows:
+        return torch.zeros(0, encoder.config.decoder.hidden_size)
     return in_batches(model, rows, lambda ids, mask: encoder(ids, mask).pooler_output, batch_size, "embedding")
 
 
@@ -101,9 +101,9 @@ def predict(
     """
     if not hasattr(model, "row_logits"):
         raise InputError(f"a {type(model).__name__} has no answer for a row; valid: a classifier or a ranking model")
-    if not texts:
-        return torch.zeros(0, model.config.num_labels)
     rows = _rows(model, tokenizer, texts, max_length, truncate, columns)
+    if not rows:
+        return torch.zeros(0, model.config.num_labels)
     return in_batches(model, rows, model.row_logits, batch_size, "predicting")
 
 
@@ -123,9 +123,16 @@ def rank(
     """
     if model.config.num_labels != 1:
         raise InputError(f"a model of {model.config.num_labels} labels gives no score to rank by; valid: num_labels 1")
-    pairs = [(query, passage) for passage in passages]
+    pairs = [(query, passage) for passage in _listed(passages)]
     scores = predict(model, tokenizer, pairs, batch_size, max_length, truncate, columns)[:, 0].tolist()
     return sorted(enumerate(scores), key=lambda pair: -pair[1])  # a stable sort
+
+
+def _listed(texts: Iterable[str | Sequence[str]]) -> list[str | Sequence[str]]:
+    """`texts` as a list; a single text, whose letters would be taken for texts, is an InputError."""
+    if isinstance(texts, str):
+        raise InputError(f"texts {texts!r} is one text; valid: a list of texts, or of pairs of texts")
+    return list(texts)
 
 
 def _rows(
@@ -137,8 +144,7 @@ def _rows(
     columns: Sequence[str] | None,
 ) -> list[list[int]]:
     """Token ids of checked texts; says how many were truncated."""
-    if isinstance(texts, str):
-        raise InputError(f"texts {texts!r} is one text; valid: a list of texts, or of pairs of texts")
+    texts = _listed(texts)
     columns = tuple(model.config.text_columns if columns is None else columns)
     rows = [(row,) if isinstance(row, str) else tuple(row) for row in texts]
     for index, row in enumerate(rows):
@@ -146,7 +152,7 @@ def _rows(
             raise InputError(f"row {index} has {len(row)} texts; valid: {len(columns)} ({', '.join(columns)})")
         if not row or not all(isinstance(text, str) and text.strip() for text in row):
             raise InputError(f"row {index} is {texts[index]!r}; valid: texts that are not empty")
-    shortest = len(bos_ids(tokenizer)) + max(map(len, rows))
+    shortest = len(bos_ids(tokenizer)) + max(map(len, rows), default=0)
     if max_length < shortest:
         raise InputError(f"max_length {max_length} is not valid; valid for these texts: {shortest} or more")
     ids, cut = token_ids(rows, tokenizer, max_length, truncate, columns)

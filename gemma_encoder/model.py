@@ -21,7 +21,7 @@ from transformers.utils import can_return_tuple
 from gemma_encoder.attention import IMPLEMENTATION, look
 from gemma_encoder.dropout import add_dropout, check_rate
 from gemma_encoder.errors import InputError, check_choice
-from gemma_encoder.families import check_family, layer_windows
+from gemma_encoder.families import check_family, check_implementation, layer_windows
 from gemma_encoder.loading import load_adapted, load_decoder
 from gemma_encoder.losses import ranking_loss
 from gemma_encoder.masks import Mask, layer_masks
@@ -66,6 +66,8 @@ class GemmaEncoderConfig(PreTrainedConfig):
         check_rate("attention_dropout", self.attention_dropout)
         check_rate("ffn_dropout", self.ffn_dropout)
         ranking_loss(self.ranking_loss)
+        if isinstance(self.text_columns, str):  # its letters would be taken for names
+            raise InputError(f"text_columns {self.text_columns!r} is one name; valid: a list of names")
 
 
 def planned_masks(config: GemmaEncoderConfig) -> list[Mask]:
@@ -98,12 +100,13 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
         decoder: a checkpoint folder or hub name (safetensors; no remote code), or a loaded model of a supported
             family, whose modules are taken over, not copied.
         dtype: of all weights; those of a loaded model are converted too, in place.
-        dtype: of all weights; those of a loaded model are converted too, in place.
         settings: fields of GemmaEncoderConfig, and `num_labels` (1 means regression).
         Raises InputError for an unsupported family, an unknown setting, or a checkpoint without all its weights.
         """
         for name in settings:
             check_choice("setting", name, SETTINGS)
+        if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise InputError(f"dtype {dtype!r} is not valid; valid: a floating-point type such as torch.bfloat16")
         backbone = load_decoder(decoder, dtype)
         config = GemmaEncoderConfig(decoder=backbone.config, **settings)
         model = cls(config, backbone=backbone)
@@ -155,6 +158,9 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         With `output_attentions`, `attentions[l]` has shape `(batch, head, width, width)` over the tokens of each row
         in order, whatever the padding, and 0 beyond a row's last token; width is the longest row.
         """
+        if input_ids.dim() != 2 or not len(input_ids):
+            raise InputError(f"input_ids of shape {tuple(input_ids.shape)}; valid: (batch, seq), batch >= 1")
+        check_implementation(self.backbone, IMPLEMENTATION)
         real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         if real.shape != input_ids.shape:
             raise InputError(f"attention_mask of shape {tuple(real.shape)}; valid: {tuple(input_ids.shape)}")
@@ -195,9 +201,9 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         return weights * (torch.arange(width, device=real.device) < lengths[:, None])[:, None, :, None]
 
 
-def encoder_of(model: GemmaEncoderPreTrainedModel) -> GemmaEncoder:
-    """The GemmaEncoder inside a model with a head, or the model itself."""
-    return model if isinstance(model, GemmaEncoder) else model.encoder
+def encoder_of(model: nn.Module) -> GemmaEncoder:
+    """The GemmaEncoder inside a model with a head, with LoRA or compiled, or the model itself."""
+    return next(module for module in model.modules() if isinstance(module, GemmaEncoder))
 
 
 AutoConfig.register(GemmaEncoderConfig.model_type, GemmaEncoderConfig)

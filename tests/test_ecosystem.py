@@ -24,6 +24,7 @@ from gemma_encoder import (
 )
 from gemma_encoder.export import export_cross_encoder, export_sentence_transformer
 from gemma_encoder.lora import add_lora, base_digest, load_lora, merge_lora, save_lora
+from gemma_encoder.proofs import verify
 
 TEXTS = ["A plane is taking off.", "Yes", " It rains, and it rains. ", "A", "Who is it?"]
 PAIRS = [("A plane is taking off.", "An air plane."), ("No. ", " Yes, it is."), ("x", "y")]
@@ -272,6 +273,17 @@ def test_trainer_trains_an_adapter_and_accumulation_keeps_the_update(decoder, tm
         updates.append({name: value - before[name] for name, value in weights_of(model).items()})
     assert max(update.abs().max().item() for update in updates[0].values()) > 1e-3
     torch.testing.assert_close(updates[0], updates[1], atol=2e-6, rtol=0)
+
+
+def test_vectors_and_proofs_of_a_model_with_an_adapter(decoder, tokenizer):
+    for kind in (GemmaEncoder, GemmaEncoderForSequenceClassification):
+        plain = adapted(kind, decoder(), pooling="kv-probe")
+        before = embed(plain, tokenizer, TEXTS)
+        model = add_lora(plain, rank=4)
+        assert torch.equal(embed(model, tokenizer, TEXTS), before)
+        assert check_visibility(model).shape == (4, 8, 8)
+        with pytest.raises(InputError, match=r"a PeftModel is not a plain adapted model; valid: what merge_lora\(\)"):
+            verify(model)
 
 
 # sentence-transformers

@@ -40,9 +40,10 @@ LENGTHS = [9, 1, 5, 12]
 
 
 @every_family
+@pytest.mark.parametrize("unpadded", [True, False], ids=["unpadded", "padded"])
 @pytest.mark.parametrize("attention", ["bidirectional", "causal"])
-def test_what_the_tokens_see_is_what_was_asked_for(tiny_decoder, family, attention):
-    model = GemmaEncoder.from_decoder(tiny_decoder(family), attention=attention)
+def test_what_the_tokens_see_is_what_was_asked_for(tiny_decoder, family, attention, unpadded):
+    model = GemmaEncoder.from_decoder(tiny_decoder(family), attention=attention, unpadded=unpadded)
     measured = check_visibility(model)
     assert torch.equal(measured, reach(model.masks, 8))
     future = measured[-1].triu(1)

@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import pre_tokenizers
@@ -105,6 +106,17 @@ def test_no_texts_give_no_answers(adapted, tokenizer):
     assert embed(model, tokenizer, []).shape == (0, 32)
     assert predict(model, tokenizer, []).shape == (0, 3)
     assert rank(adapted(GemmaEncoderForRanking), tokenizer, "Who?", []) == []
+
+
+@pytest.mark.parametrize("kind", [np.array, iter, tuple])
+def test_any_kind_of_list_will_do(adapted, tokenizer, kind):
+    model = adapted(GemmaEncoderForRanking)
+    for answer in (embed, predict):
+        assert torch.equal(answer(model, tokenizer, kind(TEXTS)), answer(model, tokenizer, TEXTS))
+        assert len(answer(model, tokenizer, kind([]))) == 0
+    assert rank(model, tokenizer, "Who?", kind(TEXTS)) == rank(model, tokenizer, "Who?", TEXTS)
+    with pytest.raises(InputError, match="texts 'passage' is one text; valid: a list"):
+        rank(model, tokenizer, "Who?", "passage")
 
 
 def test_every_submodule_is_left_in_the_mode_it_was_in(adapted, tokenizer):

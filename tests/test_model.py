@@ -379,3 +379,34 @@ def test_sixteen_examples_are_learnt_by_heart(tiny_decoder, make_batch, labels):
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.02
+
+
+@PATHS
+def test_another_attention_implementation_is_refused_when_it_runs(tiny_decoder, make_batch, unpadded):
+    """The decoder's own would read the past alone, and say nothing."""
+    model = GemmaEncoder.from_decoder(tiny_decoder(), unpadded=unpadded)
+    model.backbone.set_attn_implementation("eager")
+    with pytest.raises(InputError, match="attention implementation 'eager' does not know our masks; valid: 'gemma_"):
+        model(*make_batch([5, 3]))
+
+
+@pytest.mark.parametrize("shape", [(4,), (0, 4), (2, 2, 4)])
+def test_ids_of_another_shape_are_named(tiny_decoder, shape):
+    model = GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder())
+    for part in (model, model.encoder):
+        with pytest.raises(InputError, match=r"input_ids of shape .*; valid: \(batch, seq\), batch >= 1"):
+            part(torch.ones(shape, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"num_labels": 0}, "num_labels 0 is not valid; valid: an integer >= 1"),
+        ({"text_columns": "premise"}, "text_columns 'premise' is one name; valid: a list of names"),
+        ({"dtype": "bfloat16"}, "dtype 'bfloat16' is not valid; valid: a floating-point type"),
+        ({"dtype": torch.int8}, r"dtype torch.int8 is not valid"),
+    ],
+)
+def test_what_would_fail_later_is_refused_at_once(tiny_decoder, settings, says):
+    with pytest.raises(InputError, match=says):
+        GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder(), **settings)

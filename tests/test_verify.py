@@ -8,6 +8,7 @@ import gemma_encoder.model
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification, check_visibility, influence_matrix
 from gemma_encoder.attention import look
 from gemma_encoder.errors import InputError
+from gemma_encoder.families import attention_modules
 from gemma_encoder.masks import and_masks, bidirectional, causal, reach, window
 from gemma_encoder.verify import PADDINGS, VisibilityError, influence, layer_matrix
 
@@ -142,3 +143,21 @@ def test_the_number_of_tokens_is_free(tiny_decoder, tokens, dtype):
 def test_an_unknown_padding_lists_the_valid_ones(tiny_decoder):
     with pytest.raises(InputError, match=r"unknown padding 'middle'.*right"):
         influence_matrix(GemmaEncoder.from_decoder(tiny_decoder()), IDS, "middle")
+
+
+@pytest.mark.parametrize("family", ["gemma2", "llama"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_small_weights_and_rounding_hide_no_token_and_no_fault(tiny_decoder, family, dtype):
+    """In a trained decoder some tokens get hardly any weight, and attention adds little to a large state."""
+    decoder = tiny_decoder(family)
+    with torch.no_grad():
+        decoder.get_input_embeddings().weight.mul_(300)
+        for layer in decoder.layers:
+            layer.self_attn.q_proj.weight.mul_(300)
+    model = GemmaEncoder.from_decoder(decoder, dtype=dtype)
+    scalings = [module.scaling for module in attention_modules(model.backbone)]
+    check_visibility(model, 24)
+    assert [module.scaling for module in attention_modules(model.backbone)] == scalings
+    model.masks[2] = and_masks(model.masks[2], lambda batch, head, q, kv: (q != 1) | (kv != 3))
+    with pytest.raises(VisibilityError, match=r"in layer 3 .*token 1 should depend on token 3"):
+        check_visibility(model, 24)
