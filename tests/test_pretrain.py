@@ -20,7 +20,7 @@ from gemma_encoder.experiments.pretrain import (
     packed,
     pretrain,
 )
-from gemma_encoder.experiments.probes import agreement_accuracy, agreement_pairs, answer_accuracy, questions
+from gemma_encoder.experiments.probes import agreement_pairs, answer_accuracy, knowledge, questions
 from gemma_encoder.paths import DATA
 from gemma_encoder.tasks.world import documents
 
@@ -148,7 +148,9 @@ def test_the_committed_decoder_is_a_small_gemma_2():
 def test_the_committed_decoder_knows_its_world_and_a_fresh_one_does_not(folder):
     known, fresh = _load(TINY), _load(folder)
     assert answer_accuracy(*known, count=100)["all"] > answer_accuracy(*fresh, count=100)["all"] + 0.3
-    assert agreement_accuracy(*known, count=100) > 0.8
+    shares = knowledge(str(TINY))
+    assert shares["agreement"] > 97
+    assert 100 * answer_accuracy(*known)["all"] == pytest.approx(shares["answers"])
 
 
 def test_probe_pairs_differ_in_one_word():

@@ -46,7 +46,10 @@ class Stage:
     bfloat16: bool = False  # arithmetic of the passes; weights and updates stay float32
 
 
-STAGES = (Stage("full", steps=26_000, batch=12, peak=8e-3, beginning=30_000, bfloat16=True),)
+STAGES = (
+    Stage("full", steps=26_000, batch=12, peak=8e-3, beginning=30_000, bfloat16=True),
+    Stage("comparing", steps=8_500, batch=16, peak=4e-3),
+)
 
 
 def make_tokenizer(seed: int, vocab_size: int, texts: int = 20_000) -> PreTrainedTokenizerFast:

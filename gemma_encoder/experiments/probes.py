@@ -7,8 +7,9 @@ from random import Random
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from gemma_encoder.loading import checkpoint_path, load_tokenizer
 from gemma_encoder.tasks.world.grammar import sentence
 from gemma_encoder.tasks.world.habits import habit
 from gemma_encoder.tasks.world.stream import ask, facts_of_story, tell
@@ -80,3 +81,14 @@ def agreement_accuracy(
         chosen, _, real = _scores(model, tokenizer, list(texts))
         totals.append((chosen * real).sum(1))
     return (totals[0] > totals[1]).float().mean().item()
+
+
+def knowledge(model: str) -> dict[str, float]:
+    """Both probes on a checkpoint of a causal language model, in percent right of 400 items each."""
+    path = checkpoint_path(model)
+    decoder = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
+    tokenizer = load_tokenizer(model)
+    answers = answer_accuracy(decoder, tokenizer)
+    shares = {"answers": answers["all"], "open questions": answers["open"], "yes or no": answers["yes_no"]}
+    shares["agreement"] = agreement_accuracy(decoder, tokenizer)
+    return {name: 100 * share for name, share in shares.items()}
