@@ -103,7 +103,8 @@ def _words() -> list[str]:
 def work(name: str, rows: int, data: str | Path | None = None) -> Work:
     """`rows` rows with the lengths of task `name`: real ones of the folder `data`, else of the recorded fit."""
     lengths, source = np.array(sample(name, rows, data)), random.Random(rows)
-    texts = [" ".join(source.choices(_words(), k=int(length) - 1)) for length in lengths]
+    # the name of a column comes first: it is one token where no space stands before it, other words are several
+    texts = [" ".join(["text", *source.choices(_words(), k=int(length) - 2)]) for length in lengths]
     ids, _ = token_ids([(text,) for text in texts], tokenizer(), MAX_LENGTH[name], truncate=True)
     return Work(name, texts, ids, [source.randrange(2) for _ in texts], MAX_LENGTH[name])
 
