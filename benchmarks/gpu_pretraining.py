@@ -10,8 +10,8 @@ from transformers import Gemma2ForCausalLM
 
 from benchmarks.timing import Row, clocked, take_turns, wait
 from benchmarks.workload import config_of
+from gemma_encoder.experiments.pretrain import LENGTH
 
-LENGTH = 128  # tokens of a row, as in experiments.pretrain
 SIZES = {"cuda": ("30M", (64, 256, 1024)), "cpu": ("tiny", (2,))}
 WAYS = {  # name: bfloat16 passes, compiled
     "float32": (False, False),

@@ -12,7 +12,10 @@ from gemma_encoder.tasks.world.reading import PASSAGES, boolq, copa, msmarco, qn
 from gemma_encoder.tasks.world.sentences import cola, sst2, wsc
 
 SIZES = {"train": 1600, "validation": 400, "test": 400}
-TRAIN = {"sst2": 300}  # Difficulty: with more rows this task is learnt to the last one
+OTHER_SIZES = {
+    "sst2": {"train": 300},  # Difficulty: with more rows this task is learnt to the last one
+    "msmarco": {"train": 600, "validation": 200, "test": 200},  # a list has several passages to read
+}
 # folder of a task, with its name at the end -> maker(rng, split, label) giving the columns of a row
 MAKERS: dict[str, Callable[[Random, str, int], dict]] = {
     **{f"glue/{maker.__name__}": maker for maker in (cola, sst2, mrpc, stsb, mnli, qnli, rte)},
@@ -21,7 +24,6 @@ MAKERS: dict[str, Callable[[Random, str, int], dict]] = {
 }
 SPLITS = {"mnli": ("train", "validation_matched", "validation_mismatched", "test_matched", "test_mismatched")}
 CLASSES = {"mnli": 3, "msmarco": PASSAGES}
-LISTS = {"train": 600, "validation": 200, "test": 200}  # msmarco: a list has several passages to read
 
 
 def splits_of(task: str) -> tuple[str, ...]:
@@ -32,8 +34,7 @@ def splits_of(task: str) -> tuple[str, ...]:
 def rows(task: str, maker: Callable[[Random, str, int], dict], split: str, seed: int) -> list[dict]:
     """The rows of one split: labels in equal shares and random order, no text twice."""
     rng = Random(f"{seed} {task} {split}")
-    part = split.partition("_")[0]
-    size = LISTS[part] if task == "msmarco" else TRAIN.get(task, SIZES[part]) if part == "train" else SIZES[part]
+    size = (SIZES | OTHER_SIZES.get(task, {}))[split.partition("_")[0]]
     labels = [i % CLASSES.get(task, 2) for i in range(size)]
     rng.shuffle(labels)
     seen: set[tuple] = set()
