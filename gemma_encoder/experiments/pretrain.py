@@ -49,6 +49,7 @@ class Stage:
 STAGES = (
     Stage("full", steps=26_000, batch=12, peak=8e-3, beginning=30_000, bfloat16=True),
     Stage("comparing", steps=8_500, batch=16, peak=4e-3),
+    Stage("asking", steps=8_000, batch=16, peak=4e-3),
 )
 
 

@@ -54,7 +54,7 @@ RTE = _superglue(
     "rte_superglue", "RTE (SuperGLUE)", ("premise", "hypothesis"), ("entailment", "not_entailment"), config="rte"
 )
 
-WIC = _superglue("wic", "WiC", ("word", "sentence1", "sentence2"), NO_YES, view="wic")
+WIC = _superglue("wic", "WiC", ("sentence1", "sentence2", "word"), NO_YES, view="wic")
 
 WSC = _superglue("wsc", "WSC", ("text", "span1_text"), NO_YES, view="wsc")
 

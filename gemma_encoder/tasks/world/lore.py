@@ -10,7 +10,7 @@ from gemma_encoder.tasks.world.causes import CHAINS, chain, reason
 from gemma_encoder.tasks.world.grammar import indefinite, people, sentence
 from gemma_encoder.tasks.world.habits import habit, reflexive
 from gemma_encoder.tasks.world.opinions import contrast, feeling, hope, opinion
-from gemma_encoder.tasks.world.senses import two_uses
+from gemma_encoder.tasks.world.senses import SENSES, two_uses
 
 
 def view(rng: Random, split: str) -> str:
@@ -105,6 +105,32 @@ def senses(rng: Random, split: str) -> str:
         out = out[::2]
     verdict = "the same meaning" if alike else "another meaning"
     return " ".join([*out, f"It is {verdict} of {first.word}."])
+
+
+def meant(rng: Random, split: str) -> str:
+    """A deed with its reason, and of each of the two whether the pronoun means her or him."""
+    made = reason(rng, split, same_gender=0.8)
+    pronoun = made.meant.subject
+    out = [sentence(_stressed(rng, rng.choice(made.forms()), pronoun))]
+    for noun in rng.sample((made.meant, made.rival), 2):
+        shape = rng.choice((f"is {noun.text} meant by {pronoun}", f"by {pronoun}, is {noun.text} meant"))
+        out += [sentence(shape, "?"), "Yes." if noun == made.meant else "No."]
+    return " ".join(out)
+
+
+def twofold(rng: Random, split: str) -> str:
+    """A word in two sentences, and then whether it means the same in both, and what it means in each."""
+    alike = rng.random() < 0.5
+    uses = two_uses(rng, split, alike)
+    glosses = [gloss for gloss, _ in SENSES[uses[0].word]]
+    asked = [(f"has {uses[0].word} the same meaning in both", alike)]
+    for place, made in zip(("first", "second"), uses, strict=True):
+        guess = rng.choice(glosses)
+        asked.append((f"is the {place} {made.word} {guess}", guess == made.gloss))
+    out = [sentence(_stressed(rng, made.clause, made.word)) for made in uses]
+    for question, right in rng.sample(asked, 3):
+        out += [sentence(question, "?"), "Yes." if right else "No."]
+    return " ".join(out)
 
 
 def knowledge(rng: Random, split: str) -> str:

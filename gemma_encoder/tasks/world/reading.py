@@ -69,14 +69,24 @@ def _answers(question: str, fact: Fact) -> bool:
     return any(question == asked for asked, _ in fact.questions())
 
 
+def _shared(query: str, clause: str) -> int:
+    """How many words they share, the question word left out."""
+    return len(set(query.split()[1:]) & set(clause.split()))
+
+
 def msmarco(rng: Random, split: str, label: int) -> dict:
-    """A query and passages; one holds the answer, the others its words, as false facts. `label` is where it stands."""
+    """A query and passages; one holds the answer, at place `label`.
+
+    The others tell false facts, and of those the ones that share the most words with the query: hard negatives.
+    """
     while True:
         fact = draw(rng, split, people(rng, 3), ANSWERABLE)
         query = rng.choice(fact.questions())[0]
         false = [foil for foil in foils_of(rng, fact) if not _answers(query, foil)]
-        wrong = [sentence(form) for foil in false for form in rng.sample(foil.forms(), min(2, len(foil.forms())))]
+        wrong = [form for foil in false for form in foil.forms()]
         if len(wrong) >= PASSAGES - 1:
-            passages = rng.sample(wrong, PASSAGES - 1)
-            passages.insert(label, sentence(rng.choice(fact.forms())))
-            return {"query": sentence(query, "?"), "passages": passages}
+            rng.shuffle(wrong)
+            passages = sorted(wrong, key=lambda clause: -_shared(query, clause))[: PASSAGES - 1]
+            rng.shuffle(passages)
+            passages.insert(label, rng.choice(fact.forms()))
+            return {"query": sentence(query, "?"), "passages": [sentence(passage) for passage in passages]}
