@@ -116,8 +116,15 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, output_loading_info: bool = False, **kwargs):
-        """Load an adapted checkpoint; missing or unexpected weights are an InputError, never a silent new start."""
+        """Load an adapted checkpoint and measure what its tokens see.
+
+        Missing or unexpected weights are an InputError, never a silent new start; a mask that is not the planned one
+        is a VisibilityError.
+        """
+        from gemma_encoder.verify import check_visibility  # which needs this module
+
         model, info = load_adapted(super().from_pretrained, name, cls.left_over, **kwargs)
+        check_visibility(model, tokens=3)  # few passes, so that a large model loads fast
         return (model, info) if output_loading_info else model
 
 

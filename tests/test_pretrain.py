@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gemma_encoder.errors import InputError
+from gemma_encoder.experiments.muon import Muon, orthogonal
 from gemma_encoder.experiments.pretrain import (
     CURVE,
     Stage,
@@ -171,3 +173,23 @@ def test_the_answer_probe_agrees_with_step_by_step_decoding():
         out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=len(wanted), do_sample=False)
         right.append(out[0, ids.shape[1] :].tolist() == wanted)
     assert sum(right) / 50 == pytest.approx(answer_accuracy(model, tokenizer, count=50)["all"])
+
+
+@pytest.mark.parametrize("shape", [(24, 16), (16, 24), (16, 16)])
+def test_muon_is_that_of_torch_but_for_its_rounding(shape):
+    torch.manual_seed(0)
+    start, grads = torch.randn(shape), torch.randn(3, *shape)
+    results = []
+    for maker in (partial(torch.optim.Muon, adjust_lr_fn="match_rms_adamw"), Muon):
+        weight = torch.nn.Parameter(start.clone())
+        optimizer = maker([weight], lr=0.1, weight_decay=0.05)
+        for grad in grads:
+            weight.grad = grad.clone()
+            optimizer.step()
+        results.append(weight.detach() - start)
+    assert torch.linalg.norm(results[0] - results[1]) < 0.05 * torch.linalg.norm(results[0])  # it works in bfloat16
+
+
+def test_an_orthogonal_update_has_singular_values_near_one():
+    torch.manual_seed(0)
+    assert (torch.linalg.svdvals(orthogonal(torch.randn(40, 24))) - 1).abs().max() < 0.35

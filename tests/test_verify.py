@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 import gemma_encoder.model
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification, check_visibility, influence_matrix
@@ -88,6 +88,19 @@ def test_a_switch_that_works_without_padding_only_is_caught(tiny_decoder, monkey
     monkeypatch.setattr(gemma_encoder.model, "look", forgetful)
     with pytest.raises(VisibilityError, match="layer 1 with padding 'right', token 0 should depend on token 1"):
         check_visibility(GemmaEncoder.from_decoder(tiny_decoder("llama")))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("auto", [True, False])
+def test_every_load_measures_what_tokens_see(tiny_decoder, tmp_path, monkeypatch, dtype, auto):
+    GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder("llama")).save_pretrained(tmp_path)
+    loader = AutoModelForSequenceClassification if auto else GemmaEncoder
+    loader.from_pretrained(tmp_path, dtype=dtype)
+    monkeypatch.setattr(
+        gemma_encoder.model, "look", lambda real, masks, *rest, **kw: look(real, [causal] * 4, *rest, **kw)
+    )
+    with pytest.raises(VisibilityError, match=r"layer 1 with padding 'none', token 0 should depend on token 1"):
+        loader.from_pretrained(tmp_path, dtype=dtype)
 
 
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])

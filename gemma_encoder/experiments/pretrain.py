@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 from gemma_encoder.errors import InputError
+from gemma_encoder.experiments.muon import Muon
 from gemma_encoder.tasks.world import documents
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -145,7 +146,7 @@ def optimizers(model: Gemma2ForCausalLM, peak: float) -> tuple[torch.optim.Optim
         {"params": norms, "weight_decay": 0.0},
     ]
     return (
-        torch.optim.Muon(matrices, lr=peak, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr=peak, weight_decay=0.05),
         torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True),
     )
 
