@@ -182,10 +182,14 @@ def encoder_attention(
     visibility: Visibility | None = None,
     **ignored: object,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention of one layer under our own mask; `module.softmax_dropout` drops attention weights while training."""
+    """Attention of one layer under our own mask; `module.softmax_dropout` drops attention weights while training.
+
+    A proof sets `module.equal_scores`; see verify.
+    """
     if visibility is None:
         raise RuntimeError("this decoder's attention belongs to a GemmaEncoder and was called outside of it")
     layer, dropout, parts, weights = layer_index(module), module.softmax_dropout, [], None
+    scaling *= not hasattr(module, "equal_scores")
     repeats = query.shape[1] // key.shape[1]
     for group in visibility.groups:
         queries, keys, values = (group.open(states) for states in (query, key, value))

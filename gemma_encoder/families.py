@@ -1,4 +1,4 @@
-"""The decoder families that can be adapted, and the few names of their modules that we rely on.
+"""The families of models that can be adapted, and the few names of their modules that we rely on.
 
 This is the only module that knows how a decoder of transformers is built inside. A family belongs here when its
 attention goes through transformers' attention interface with all keyword arguments; anything else is refused by name,
@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from gemma_encoder.errors import InputError
 
 # model_type -> name of the attention module inside a layer
-FAMILIES = {
+DECODERS = {
     "gemma": "self_attn",
     "gemma2": "self_attn",
     "gemma3_text": "self_attn",
@@ -24,8 +24,10 @@ FAMILIES = {
     "qwen2": "self_attn",
     "qwen3": "self_attn",
 }
+# bidirectional as they are, and given the same pooler, head and dropout: what an adapted decoder is held against
+ENCODERS = {"modernbert": "attn"}
+FAMILIES = DECODERS | ENCODERS
 
-SCALING = "scaling"  # of an attention module: what it multiplies attention scores by
 SOFTCAP = "attn_logit_softcapping"  # of an attention module, and of its configuration: the cap on attention scores
 
 
@@ -64,8 +66,10 @@ def ffn_modules(backbone: PreTrainedModel) -> list[nn.Module]:
 
 
 def layer_windows(config: PreTrainedConfig) -> list[int | None]:
-    """The sliding-window width of every layer; None for a global layer."""
+    """The sliding-window width W of every layer, which reads tokens at distances below W; None for a global layer."""
     width = getattr(config, "sliding_window", None)
+    if config.model_type in ENCODERS:
+        width += 1  # ModernBERT's own code reads tokens at distances up to its number
     types = getattr(config, "layer_types", None)
     if types is None:
         return [width] * config.num_hidden_layers

@@ -29,8 +29,8 @@ from gemma_encoder.paths import DATA
 
 TINY = "tiny"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-# what a causal language model of a supported family has on top of its decoder
-LM_HEADS = ("lm_head.", "embed_out.", "decoder.")
+# what a language model of a supported family has on top of its decoder, or encoder
+LM_HEADS = ("lm_head.", "embed_out.", "decoder.", "head.")
 # settings that a checkpoint may be loaded with anew: they change how it runs and trains, not what it is
 CHANGEABLE = ("attention_dropout", "ffn_dropout", "ranking_loss", "text_columns", "unpadded")
 

@@ -1,5 +1,7 @@
 """From texts to token ids: exactly one BOS in front of a row (where the tokenizer has one), no EOS behind it.
 
+The tokenizer of a native encoder may have a [CLS] token in place of BOS.
+
 The texts of a row follow one another, each as a segment `column: text`, or as it is where columns have no names:
 
     <bos>premise: A plane is taking off. hypothesis: An air plane is taking off.
@@ -18,8 +20,9 @@ BATCH = 1000  # rows tokenised at once; bounds memory
 
 
 def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What stands in front of every row: the BOS of the tokenizer, or nothing where it has none."""
-    return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    """What stands in front of every row: the BOS of the tokenizer, else its [CLS], else nothing."""
+    found = tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return [] if found is None else [found]
 
 
 def token_ids(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gemma_encoder.errors import check_choice
-from gemma_encoder.families import SCALING, attention_modules, layers
+from gemma_encoder.families import attention_modules, layers
 from gemma_encoder.inference import evaluating
 from gemma_encoder.masks import reach, square
 from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel, encoder_of, planned_masks
@@ -135,14 +135,13 @@ def _layer_influence(layer: nn.Module, args: tuple, kwargs: dict, attention: nn.
 def equal_scores(encoder: GemmaEncoder) -> Iterator[None]:
     """Every token reads all that it may read, each to the same degree: scores are multiplied by 0."""
     modules = attention_modules(encoder.backbone)
-    scalings = [getattr(module, SCALING) for module in modules]
     try:
         for module in modules:
-            setattr(module, SCALING, 0.0)
+            module.equal_scores = True
         yield
     finally:
-        for module, scaling in zip(modules, scalings, strict=True):
-            setattr(module, SCALING, scaling)
+        for module in modules:
+            del module.equal_scores
 
 
 def check_visibility(model: GemmaEncoderPreTrainedModel, tokens: int = PROBE_TOKENS) -> Tensor:

@@ -58,6 +58,7 @@ SHAPE = {
     "gpt_neox": {},
     "llama": GROUPED,
     "mistral": GROUPED | {"sliding_window": 4},
+    "modernbert": {"local_attention": 8, "global_attn_every_n_layers": 2},
     "modernbert-decoder": {"local_attention": 8, "global_attn_every_n_layers": 2},
     "qwen2": GROUPED | LATE_WINDOW,
     "qwen3": GROUPED | LATE_WINDOW,

@@ -9,6 +9,7 @@ import torch
 from transformers import (
     AttentionInterface,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     BertConfig,
     BertModel,
     GPT2Config,
@@ -24,6 +25,7 @@ from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification, c
 from gemma_encoder.attention import IMPLEMENTATION, encoder_attention
 from gemma_encoder.errors import InputError
 from gemma_encoder.families import (
+    ENCODERS,
     FAMILIES,
     SOFTCAP,
     attention_modules,
@@ -80,7 +82,8 @@ def test_three_steps_train_every_weight_and_a_reload_is_equal(tiny_decoder, make
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_saved_language_model_gives_every_bit_of_its_decoder(tiny_config, tmp_path, caplog, family, tied):
     torch.manual_seed(1)
-    whole = AutoModelForCausalLM.from_config(tiny_config(family, tie_word_embeddings=tied))
+    language_model = AutoModelForMaskedLM if family in ENCODERS else AutoModelForCausalLM
+    whole = language_model.from_config(tiny_config(family, tie_word_embeddings=tied))
     whole.save_pretrained(tmp_path)
     caplog.clear()
     backbone = GemmaEncoder.from_decoder(tmp_path).backbone
@@ -99,6 +102,7 @@ def test_a_saved_language_model_gives_every_bit_of_its_decoder(tiny_config, tmp_
         ("gpt_neox", [None] * 4),
         ("llama", [None] * 4),
         ("mistral", [4] * 4),
+        ("modernbert", [None, 5, None, 5]),  # at distances up to 4
         ("modernbert-decoder", [None, 4, None, 4]),
         ("qwen2", [None, None, 4, 4]),
         ("qwen3", [None, None, 4, 4]),
@@ -140,6 +144,7 @@ IMPORTED = {
     "tokens": ["PreTrainedTokenizerBase"],
 }  # fmt: skip
 CONFIG = (
+    "_attn_implementation",
     "hidden_size",
     "max_position_embeddings",
     "num_attention_heads",
@@ -182,7 +187,7 @@ def test_the_method_imports_from_transformers_what_is_listed_and_no_more():
 @every_family
 @pytest.mark.parametrize("name", CONFIG)
 def test_a_setting_that_we_read_is_there(tiny_config, family, name):
-    assert hasattr(tiny_config(family), name)
+    assert hasattr(tiny_config(family), name) or (family in ENCODERS and name == "use_cache")
 
 
 @every_family
