@@ -44,6 +44,11 @@ def check_implementation(backbone: PreTrainedModel, valid: str) -> None:
         raise InputError(f"attention implementation {found!r} does not know our masks; valid: {valid!r}")
 
 
+def bos_id(config: PreTrainedConfig) -> int | None:
+    """What may begin a row, and stands nowhere else in it: BOS, or the [CLS] of a native encoder."""
+    return config.cls_token_id if config.model_type in ENCODERS else config.bos_token_id
+
+
 def layers(backbone: PreTrainedModel) -> list[nn.Module]:
     """Every layer, in order; called with states `(batch, seq, dim)` it returns such states."""
     return list(backbone.layers)

@@ -28,6 +28,7 @@ from transformers.modeling_outputs import (
 from transformers.utils import can_return_tuple
 
 from gemma_encoder.errors import InputError, check_choice
+from gemma_encoder.families import bos_id
 from gemma_encoder.loading import adapted_config
 from gemma_encoder.losses import (
     IGNORED,
@@ -85,7 +86,7 @@ class GemmaEncoderWithPooledHead(GemmaEncoderWithHead):
         """The head on the pooled vector of each row: `(rows, seq) -> (rows, num_labels)`."""
         vectors = self.encoder(input_ids, attention_mask).pooler_output  # first: it refuses shapes that do not fit
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        _check_bos(input_ids, real.bool(), self.config.decoder.bos_token_id)
+        _check_bos(input_ids, real.bool(), bos_id(self.config.decoder))
         return self.head(vectors)
 
 

@@ -73,8 +73,10 @@ def test_a_task_on_which_nothing_was_learnt_is_named(asked, capsys, seeds, said)
 def test_tables_name_tasks_floors_and_protocol_and_no_path(asked, capsys):
     runs = ablation.run_variants(VARIANTS, ["rte"], [1, 2], model="/somewhere/of/mine/", learning_rate=0.002)
     ablation.display_scores(runs, "builtin")
+    line = capsys.readouterr().out
+    assert "Split scored: validation. Score: rte: mean of accuracy. Seeds: 1, 2. Checkpoint: last update" in line
     ablation.display_protocol(runs)
-    shown = capsys.readouterr().out
+    shown = line + capsys.readouterr().out
     assert "RTE (built-in twin)" in shown and "bag of words" in shown and "15.0" in shown
     assert "0.002" in shown and "mine" in shown and "/somewhere" not in shown
     assert ablation.where(["a", "b"], "/some/folder") == "Mean of 2 tasks (local folder): a, b"

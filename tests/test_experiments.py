@@ -10,7 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import AutoModelForMaskedLM, TrainerCallback
 
 from gemma_encoder import GemmaEncoderForSequenceClassification, load_model, load_tokenizer, predict
 from gemma_encoder.cli import main
@@ -21,6 +21,7 @@ from gemma_encoder.experiments.spec import PADDINGS, RunSpec
 from gemma_encoder.experiments.store import load, run_folder, whole_folder
 from gemma_encoder.experiments.sweep import SweepError, sweep
 from gemma_encoder.experiments.watch import rows_of
+from gemma_encoder.tokens import token_ids
 
 SPEC = RunSpec(task="sst2", train_examples=64, epochs=1, batch_size=16, learning_rate=1e-3)
 
@@ -102,6 +103,26 @@ def test_a_block_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_native_encoder_is_trained_like_an_adapted_decoder(tiny_config, tmp_path):
+    """The control: its rows begin with [CLS], since its tokenizer has no BOS."""
+    tokenizer = load_tokenizer("tiny")
+    tokenizer.add_special_tokens({"cls_token": "<bos>"})
+    tokenizer.bos_token = None
+    sizes = {"vocab_size": len(tokenizer), "cls_token_id": tokenizer.cls_token_id, "sep_token_id": 2}
+    AutoModelForMaskedLM.from_config(tiny_config("modernbert", **sizes)).save_pretrained(tmp_path / "native")
+    tokenizer.save_pretrained(tmp_path / "native")
+    spec = replace(SPEC, model=str(tmp_path / "native"))
+    keep = tmp_path / "kept"
+    result = run(spec, tmp_path / "runs", keep)
+    assert result.environment["visibility"] == "measured before training: bidirectional"
+    assert result.environment["attention_path"] == "sdpa, unpadded"
+    model, tokenizer = load_model(keep), load_tokenizer(keep)
+    assert model.config.decoder.model_type == "modernbert"
+    assert token_ids([["a fine day"]], tokenizer, 16)[0][0][0] == tokenizer.cls_token_id
+    with pytest.raises(InputError, match="hold more than one BOS"):
+        model(torch.tensor([[tokenizer.cls_token_id, 20, tokenizer.cls_token_id, 21]]))
 
 
 KILLED = """

@@ -247,6 +247,12 @@ def test_table_rows_are_headed_by_a_named_index():
     assert '<th scope="row">mean</th><td' in table_html(frame, "caption")
 
 
+def test_the_foot_of_a_table_is_as_wide_as_the_table():
+    html = table_html(pd.DataFrame({"a": [1], "b": [2]}), "caption", foot="seeds & split")
+    assert '<tfoot><tr><td colspan="2">seeds &amp; split</td></tr></tfoot>' in html
+    assert "tfoot" not in table_html(pd.DataFrame({"a": [1]}), "caption")
+
+
 def test_a_table_without_caption_is_refused():
     with pytest.raises(InputError, match="caption"):
         display_table(pd.DataFrame({"a": [1]}), " ")

@@ -71,6 +71,7 @@ def test_the_settings_of_a_task_go_before_those_of_all(written):
         ("[cola, rte]", "cola", 4, "tasks 'cola' is not valid; valid: list of str, not empty"),
         ("[0, 1]", "[0, one]", 5, "seeds [0, 'one'] is not valid"),
         ("data: builtin\n", "", 1, "setting 'data' is missing"),
+        ("epochs: 2", "control: 7", 6, "control 7 is not valid; valid: a model, or ''"),
     ],
 )
 def test_a_faulty_profile_is_refused_with_its_line(written, old, new, line, says):

@@ -13,6 +13,7 @@ from gemma_encoder.reports.suite import (
     plus_minus,
     suite_floor,
 )
+from gemma_encoder.reports.tables import display_table
 
 
 class Run:
@@ -24,6 +25,7 @@ class Run:
 def runs(monkeypatch):
     known = {"cola": {"majority": 0.0, "bag of words": 3.0}, "mrpc": {"majority": 60.0, "bag of words": 50.0}}
     monkeypatch.setattr(suite, "floors", lambda name, data: known[name])
+    monkeypatch.setattr(suite, "display_results", lambda frame, caption, runs: display_table(frame, caption))
     cola = [
         {"task": "cola", "seed": seed, "score": score, "run": Run(matthews=score / 100)}
         for seed, score in ((0, 40.0), (1, 60.0))
@@ -32,7 +34,7 @@ def runs(monkeypatch):
         {"task": "mrpc", "seed": seed, "score": score, "run": Run(accuracy=score / 100, f1=0.5)}
         for seed, score in ((0, 70.0), (1, 50.0))
     ]
-    return pd.DataFrame(cola + mrpc)
+    return pd.DataFrame(cola + mrpc).assign(variant="adapted decoder")
 
 
 def test_the_average_is_taken_over_tasks_within_a_seed(runs, capsys):
@@ -41,6 +43,14 @@ def test_the_average_is_taken_over_tasks_within_a_seed(runs, capsys):
     # both seeds average 55, so their interval has no width although every task moves by 20 points
     assert "average of these 2" in said and "55.0 ± 0.0" in said
     assert "30.0" in said and "26.5" in said  # the floors, averaged by themselves
+
+
+def test_a_control_has_a_column_of_its_own(runs, capsys):
+    native = runs.assign(variant="native encoder", score=runs["score"] + 7)
+    display_suite(pd.concat([runs, native]), "builtin")
+    said = capsys.readouterr().out.replace(r"\xa0", " ")
+    assert "adapted decoder" in said and "native encoder" in said
+    assert "55.0 ± 0.0" in said and "62.0 ± 0.0" in said
 
 
 def test_one_task_has_no_average(runs, capsys):

@@ -1,9 +1,9 @@
 """Profiles: everything that differs between a laptop and the paper, one commented YAML file each.
 
 `model`, `data` and `seeds` say what is run, on `tasks` in the ablations, on `glue_tasks` and `superglue_tasks` in the
-notebooks of these benchmarks; `notebooks` says which are run where a person does not. Every other key is a setting of
-RunSpec, and `per_task` holds those that differ from task to task. A notebook gets the keys that it declares as
-parameters, and the other settings of RunSpec as its `more`.
+notebooks of these benchmarks, where `control` names a native encoder to hold the model against; `notebooks` says which
+are run where a person does not. Every other key is a setting of RunSpec, and `per_task` holds those that differ from
+task to task. A notebook gets the keys that it declares as parameters, and the other settings of RunSpec as its `more`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class _ProfileError(Exception):
 
 
 def _checked(tree: yaml.MappingNode, profile: dict[str, Any]) -> dict[str, Any]:
-    lines = _lines(tree, "setting", [*SETTINGS, *KINDS])
+    lines = _lines(tree, "setting", [*SETTINGS, *KINDS, "control"])
     for key in ("model", "data", "tasks", "seeds"):
         if key not in profile:
             raise _ProfileError(1, f"setting {key!r} is missing")
@@ -84,6 +84,8 @@ def _checked(tree: yaml.MappingNode, profile: dict[str, Any]) -> dict[str, Any]:
         if not good or (key in profile and not value):
             what = f"{kind.__name__} of {item.__name__}, not empty"
             raise _ProfileError(lines[key], f"{key} {value!r} is not valid; valid: {what}")
+    if type(profile.get("control", "")) is not str:
+        raise _ProfileError(lines["control"], f"control {profile['control']!r} is not valid; valid: a model, or ''")
     per_task = next((value for key, value in tree.value if key.value == "per_task"), None)
     of_task = {key.value: _lines(value, "setting", SETTINGS) for key, value in per_task.value} if per_task else {}
     task_lines = _lines(per_task, "task", task_names()) if per_task else {}

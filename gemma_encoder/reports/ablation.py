@@ -83,7 +83,7 @@ def display_scores(runs: pd.DataFrame, data: str) -> None:
             row[variant] = f"{of.mean:.1f}{NBSP}±{NBSP}{of.high - of.mean:.1f}"
         rows.append(row)
     caption = f"Score in points, mean ± half of the 95 % interval over {runs['seed'].nunique()} seeds"
-    display_table(pd.DataFrame(rows), caption)
+    display_results(pd.DataFrame(rows), caption, runs)
     if below := not_learnt(runs, data):
         print(f"not above what needs no model, so not learnt with this training: {', '.join(below)}")
 
@@ -110,7 +110,31 @@ def seed_frame(scores: Mapping[str, pd.Series]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def display_results(frame: pd.DataFrame, caption: str, runs: pd.DataFrame) -> None:
+    """A table of what was measured in `runs`, with the protocol in a line under it."""
+    card = protocol(runs)
+    named = (
+        "split scored",
+        "score",
+        "seeds",
+        "checkpoint",
+        "warm start",
+        "examples an update",
+        "torch",
+        "transformers",
+    )
+    line = ". ".join(f"{name[0].upper()}{name[1:]}: {card[name]}" for name in named)
+    display_table(frame, caption, foot=f"{line}.")
+
+
 def display_protocol(runs: pd.DataFrame) -> None:
+    """The whole protocol, line by line."""
+    card = protocol(runs)
+    table = pd.DataFrame({"setting": card.keys(), "value": [str(value) for value in card.values()]})
+    display_table(table, "Protocol")
+
+
+def protocol(runs: pd.DataFrame) -> dict[str, object]:
     """What a reader must know to compare or repeat the numbers; a setting that differs between runs has all values."""
     results = list(runs["run"])
     spec, environment = results[0].spec, results[0].environment
@@ -120,8 +144,8 @@ def display_protocol(runs: pd.DataFrame) -> None:
         values = dict.fromkeys(getattr(run.spec, name) for run in results)
         return ", ".join(unset if unset and not value else f"{value}" for value in values)
 
-    card = {
-        "decoder": spec.model.rstrip("/").rsplit("/", 1)[-1],
+    return {
+        "model": ", ".join(dict.fromkeys(run.spec.model.rstrip("/").rsplit("/", 1)[-1] for run in results)),
         "split scored": spec.evaluate_on,
         "score": "; ".join(f"{name}: mean of {', '.join(get_task(name).metrics)}" for name in runs["task"].unique()),
         "seeds": ", ".join(str(seed) for seed in runs["seed"].unique()),
@@ -142,5 +166,3 @@ def display_protocol(runs: pd.DataFrame) -> None:
         "transformers": environment["transformers"],
         "seconds a run (median)": round(float(seconds.median()), 1),
     }
-    table = pd.DataFrame({"setting": card.keys(), "value": [str(value) for value in card.values()]})
-    display_table(table, "Protocol")

@@ -62,7 +62,7 @@ def check_inputs(given: Mapping[str, Mapping[str, Any]]) -> None:
         for key in ("seeds", "list_sizes", *TASKS):
             if values.get(key) == []:
                 raise InputError(f"{key} [] is empty; valid: at least one")
-        models.add(values.get("model", "tiny"))
+        models |= {values.get("model", "tiny"), values.get("control") or "tiny"}
         rows |= {(task, values.get("data", "builtin")) for key in TASKS for task in values.get(key, [])}
         if "ranking_task" in values:
             rows.add((values["ranking_task"], values["ranking_data"]))

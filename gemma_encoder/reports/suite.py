@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from gemma_encoder.loading import load_tokenizer
-from gemma_encoder.reports.ablation import NBSP, floors, origin
+from gemma_encoder.reports.ablation import NBSP, display_results, floors, origin
 from gemma_encoder.reports.published import MARKS, published
-from gemma_encoder.reports.statistics import Summary, summary
+from gemma_encoder.reports.statistics import Summary, seed_means, summary
 from gemma_encoder.reports.tables import display_table
 from gemma_encoder.tasks import encode, get_task, load
 
@@ -45,15 +45,17 @@ def plus_minus(of: Summary) -> str:
 def display_suite(runs: pd.DataFrame, data: str) -> None:
     """Every task and their average: what needs no model, and the scores of `runs`."""
     rows = [
-        {"task": get_task(name).title} | floors(name, data) | {"here": plus_minus(summary(of_task["score"]))}
+        {"task": get_task(name).title}
+        | floors(name, data)
+        | {variant: plus_minus(summary(part["score"])) for variant, part in of_task.groupby("variant", sort=False)}
         for name, of_task in runs.groupby("task", sort=False)
     ]
     if len(rows) > 1:
         mean = {key: sum(row[key] for row in rows) / len(rows) for key in ("majority", "bag of words")}
-        here = plus_minus(summary(runs.groupby("seed")["score"].mean()))
-        rows.append({"task": f"average of these {len(rows)}", **mean, "here": here})
+        here = {variant: plus_minus(summary(seed_means(part))) for variant, part in runs.groupby("variant", sort=False)}
+        rows.append({"task": f"average of these {len(rows)}", **mean, **here})
     caption = f"Score in points, mean ± half of the 95 % interval over {runs['seed'].nunique()} seeds ({origin(data)})"
-    display_table(pd.DataFrame(rows), caption)
+    display_results(pd.DataFrame(rows), caption, runs)
 
 
 def display_literature(tasks: Sequence[str], benchmark: str, models: Sequence[str]) -> None:
@@ -88,9 +90,12 @@ def display_metrics(runs: pd.DataFrame) -> None:
     rows = []
     for name, of_task in runs.groupby("task", sort=False):
         for metric in of_task["run"].iloc[0].metrics:
-            of = summary([100 * run.metrics[metric] for run in of_task["run"]])
-            rows.append({"task": get_task(name).title, "metric": metric.replace("_", " "), "here": plus_minus(of)})
-    display_table(pd.DataFrame(rows), "Every metric by itself, times 100")
+            of = {
+                variant: plus_minus(summary([100 * run.metrics[metric] for run in part["run"]]))
+                for variant, part in of_task.groupby("variant", sort=False)
+            }
+            rows.append({"task": get_task(name).title, "metric": metric.replace("_", " "), **of})
+    display_results(pd.DataFrame(rows), "Every metric by itself, times 100", runs)
 
 
 def suite_floor(tasks: Sequence[str], data: str) -> Mapping[str, float]:

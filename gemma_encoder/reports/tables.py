@@ -13,17 +13,21 @@ from gemma_encoder.errors import InputError
 MISSING = "\N{EN DASH}"
 
 
-def display_table(frame: pd.DataFrame, caption: str, decimals: int = 1) -> None:
-    """Show `frame` with a caption, floats to `decimals` places. A named index, or the first column, heads the rows."""
+def display_table(frame: pd.DataFrame, caption: str, decimals: int = 1, foot: str = "") -> None:
+    """Show `frame` with a caption, floats to `decimals` places, and `foot` in a last row over the whole width.
+
+    A named index, or the first column, heads the rows.
+    """
     if not caption.strip():
         raise InputError(f"a table needs a caption, received {caption!r}")
-    html = table_html(frame, caption, decimals)
+    html = table_html(frame, caption, decimals, foot)
     shown = frame.map(lambda cell: cell_text(cell, decimals)).to_string(index=frame.index.name is not None)
-    display({"text/html": html, "text/plain": f"{caption}\n{shown}"}, raw=True)
+    plain = "\n".join(filter(None, (caption, shown, foot)))
+    display({"text/html": html, "text/plain": plain}, raw=True)
 
 
-def table_html(frame: pd.DataFrame, caption: str, decimals: int = 1) -> str:
-    """The HTML of a table: caption, column headers, one row header per row, numbers aligned to the right."""
+def table_html(frame: pd.DataFrame, caption: str, decimals: int = 1, foot: str = "") -> str:
+    """The HTML of a table: caption, column headers, one row header per row, numbers aligned to the right, a foot."""
     if frame.index.name is not None or isinstance(frame.index, pd.MultiIndex):
         frame = frame.reset_index()
     head = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in frame.columns)
@@ -31,9 +35,10 @@ def table_html(frame: pd.DataFrame, caption: str, decimals: int = 1) -> str:
         f"<tr>{''.join(_cell(cell, first=i == 0, decimals=decimals) for i, cell in enumerate(row))}</tr>"
         for row in frame.itertuples(index=False)
     )
+    last = f'<tfoot><tr><td colspan="{len(frame.columns)}">{escape(foot)}</td></tr></tfoot>\n' if foot else ""
     return (
         f"<table><caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n"
-        f"<tbody>\n{rows}\n</tbody></table>"
+        f"<tbody>\n{rows}\n</tbody>\n{last}</table>"
     )
 
 
