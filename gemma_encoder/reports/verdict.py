@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from html import escape
+from typing import TYPE_CHECKING
 
 from IPython.display import display
-from nbformat import NotebookNode
 
 from gemma_encoder.errors import check_choice
 from gemma_encoder.reports.statistics import VERDICTS
+
+if TYPE_CHECKING:  # nbformat takes seconds to import, in every kernel that shows a verdict
+    from nbformat import NotebookNode
 
 MIME = "application/vnd.gemma-encoder.verdict+json"
 # A sign and a word each, so that colour carries nothing alone; the colours read on white and on black.
