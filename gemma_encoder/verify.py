@@ -31,7 +31,16 @@ class VisibilityError(RuntimeError):
     """The measured influence matrix is not the one that was asked for."""
 
 
-def _batch(ids: Tensor, padding: str, shift: int = 0) -> tuple[Tensor, Tensor | None, slice]:
+def _lively(encoder: GemmaEncoder, count: int) -> Tensor:
+    """The ids `(count,)` with the longest embeddings: one that training never met may have shrunk to nothing.
+
+    They are sought among the first 4,096 ids, and repeated where those are fewer.
+    """
+    found = encoder.get_input_embeddings().weight[:4096].float().norm(dim=-1).argsort(descending=True)
+    return found[torch.arange(count, device=found.device) % len(found)]
+
+
+def _batch(encoder: GemmaEncoder, ids: Tensor, padding: str, shift: int = 0) -> tuple[Tensor, Tensor | None, slice]:
     """A batch whose first row holds `ids`, its mask, and where the tokens of that row stand.
 
     `shift` changes everything else in the batch: the ids at pads and those of the second row, which fills the width.
@@ -40,7 +49,7 @@ def _batch(ids: Tensor, padding: str, shift: int = 0) -> tuple[Tensor, Tensor | 
         return ids[None], None, slice(0, len(ids))
     if padding == "all ones":
         return ids[None], torch.ones_like(ids)[None], slice(0, len(ids))
-    others = torch.arange(3 + shift, 3 + shift + len(ids) + PADS, device=ids.device)
+    others = _lively(encoder, shift + len(ids) + PADS)[shift:]
     start = PADS if padding == "left" else 0
     row, mask, where = others.flip(0), torch.zeros_like(others), slice(start, start + len(ids))
     row[where], mask[where] = ids, 1
@@ -65,7 +74,7 @@ def influence(states: Callable[[Tensor], Tensor], ids: Tensor, vocab_size: int) 
 
 def _states(encoder: GemmaEncoder, ids: Tensor, padding: str, shift: int = 0) -> Tensor:
     """The states of the tokens `ids (seq,)` after every layer: `(layers, seq, dim)`."""
-    batch, mask, where = _batch(ids, padding, shift)
+    batch, mask, where = _batch(encoder, ids, padding, shift)
     hidden = encoder(batch, mask, output_hidden_states=True).hidden_states[1:]
     return torch.stack([layer[0, where] for layer in hidden])
 
@@ -90,7 +99,7 @@ def layer_matrix(model: GemmaEncoderPreTrainedModel, ids: Tensor, padding: str =
     """
     encoder, calls = encoder_of(model), []
     check_choice("padding", padding, PADDINGS)
-    batch, mask, where = _batch(ids.to(encoder.device), padding)
+    batch, mask, where = _batch(encoder, ids.to(encoder.device), padding)
     where = slice(0, len(ids)) if encoder.config.unpadded else where  # a packed batch starts with the first row
     hooks = [
         layer.register_forward_pre_hook(lambda *call: calls.append(call), with_kwargs=True)
@@ -160,7 +169,7 @@ def check_padding(model: GemmaEncoderPreTrainedModel, padding: str, tokens: int 
     config = encoder.config
     masks = planned_masks(config)  # not encoder.masks, which is what runs
     alone = torch.stack([square(mask, tokens) | torch.eye(tokens, dtype=torch.bool) for mask in masks])
-    ids = torch.arange(3, 3 + tokens, device=encoder.device) % config.decoder.vocab_size
+    ids = _lively(encoder, tokens)
     with equal_scores(encoder):
         measured = influence_matrix(model, ids, padding).cpu()
         each = layer_matrix(model, ids, padding).cpu()

@@ -103,6 +103,19 @@ def test_every_load_measures_what_tokens_see(tiny_decoder, tmp_path, monkeypatch
         loader.from_pretrained(tmp_path, dtype=dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ids_that_training_never_met_hide_no_token_and_no_fault(tiny_decoder, dtype):
+    """Weight decay shrinks their embeddings until they move nothing."""
+    decoder = tiny_decoder()
+    with torch.no_grad():
+        decoder.get_input_embeddings().weight[:60].mul_(1e-12)
+    model = GemmaEncoder.from_decoder(decoder, dtype=dtype)
+    check_visibility(model)
+    model.masks[2] = causal
+    with pytest.raises(VisibilityError, match="layer 3"):
+        check_visibility(model)
+
+
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])
 def test_pads_that_are_read_are_caught(tiny_decoder, monkeypatch, attention):
     monkeypatch.setattr(gemma_encoder.model, "look", lambda real, *rest, **kw: look(torch.ones_like(real), *rest, **kw))
