@@ -147,7 +147,12 @@ def load_adapted(
                 f"checkpoint {str(name)!r} is adapted with {setting} {found!r}, not {asked!r}; valid: {found!r}, "
                 "or adapt its decoder anew"
             )
-    return _load_weights(loader, name, ignored, **kwargs)
+    try:
+        return _load_weights(loader, name, ignored, **kwargs)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise InputError(f"cannot load {str(name)!r}: {error}; valid settings: {', '.join(CHANGEABLE)}") from error
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:

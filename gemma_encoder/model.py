@@ -105,6 +105,8 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
         """
         for name in settings:
             check_choice("setting", name, SETTINGS)
+        if not isinstance(settings.get("num_labels", 1), int):
+            raise InputError(f"num_labels {settings['num_labels']!r} is not valid; valid: an integer >= 1")
         if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise InputError(f"dtype {dtype!r} is not valid; valid: a floating-point type such as torch.bfloat16")
         backbone = load_decoder(decoder, dtype)

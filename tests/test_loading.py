@@ -202,3 +202,16 @@ def test_the_digest_follows_the_weights(folder, tiny_decoder, tmp_path):
     save_file(weights, tmp_path / "other" / WEIGHTS, metadata={"format": "pt"})
     (tmp_path / "other" / "config.json").write_text((folder / "config.json").read_text())
     assert model_digest(folder) != model_digest(tmp_path / "other")
+
+
+@pytest.mark.parametrize("switch", ["is_causal", "use_bidirectional_attention"])
+def test_the_switches_of_transformers_are_refused_on_load_with_the_valid_settings(tiny_decoder, tmp_path, switch):
+    GemmaEncoder.from_decoder(tiny_decoder()).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=rf"'{switch}'; valid settings: attention_dropout, ffn_dropout"):
+        GemmaEncoder.from_pretrained(tmp_path, **{switch: False})
+
+
+@pytest.mark.parametrize("number", ["2", 2.0, None])
+def test_a_number_of_labels_that_is_none_is_refused(tiny_decoder, number):
+    with pytest.raises(InputError, match=r"num_labels .* is not valid; valid: an integer >= 1"):
+        GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder(), num_labels=number)

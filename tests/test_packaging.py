@@ -7,11 +7,13 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import gemma_encoder
 from gemma_encoder.paths import ROOT
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, BUILD = PYPROJECT["project"], PYPROJECT["build-system"]
 LOCK = [
     Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines() if line[:1] not in ("", "#")
 ]
@@ -46,6 +48,17 @@ def test_every_dependency_is_locked_at_a_version_in_its_range(wanted):
 def test_every_dependency_has_a_lower_bound():
     for want in WANTED:
         assert want.name == PROJECT["name"] or any(clause.operator == ">=" for clause in want.specifier), want
+
+
+def test_the_lowest_versions_are_those_of_the_ranges():
+    lines = (ROOT / "requirements.lowest").read_text().splitlines()
+    lowest = {canonicalize_name(pin.name): version(pin) for pin in map(Requirement, lines[2:])}
+    bounds = {
+        canonicalize_name(want.name): next(clause.version for clause in want.specifier if clause.operator == ">=")
+        for want in (*WANTED, *map(Requirement, BUILD["requires"]))
+        if want.name != PROJECT["name"]
+    }
+    assert {name: Version(pin) for name, pin in lowest.items()} == {n: Version(low) for n, low in bounds.items()}
 
 
 def test_all_is_every_other_extra():
