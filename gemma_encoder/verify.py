@@ -24,6 +24,7 @@ from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel, encod
 
 PROBE_TOKENS = 8  # short enough for (tokens + 1) forward passes of a large model, long enough to show the pattern
 PADS = 3
+CANDIDATES = 512  # ids from which those of a probe are taken
 PADDINGS = ("none", "all ones", "right", "left")
 
 
@@ -31,13 +32,17 @@ class VisibilityError(RuntimeError):
     """The measured influence matrix is not the one that was asked for."""
 
 
-def _lively(encoder: GemmaEncoder, count: int) -> Tensor:
-    """The ids `(count,)` with the longest embeddings: one that training never met may have shrunk to nothing.
+def _unlike(encoder: GemmaEncoder, count: int) -> Tensor:
+    """Ids `(count,)` whose embeddings lie far apart, the next always farthest from all before; repeated if too few.
 
-    They are sought among the first 4,096 ids, and repeated where those are fewer.
+    Training leaves ids that it never met alike, or shrinks them to nothing: to change one for another moves no state.
     """
-    found = encoder.get_input_embeddings().weight[:4096].float().norm(dim=-1).argsort(descending=True)
-    return found[torch.arange(count, device=found.device) % len(found)]
+    table = encoder.get_input_embeddings().weight[:CANDIDATES].float()
+    found, distance = [table.norm(dim=-1).argmax()], table.new_full((len(table),), float("inf"))
+    while len(found) < min(count, len(table)):
+        distance = distance.minimum((table - table[found[-1]]).norm(dim=-1))
+        found.append(distance.argmax())
+    return torch.stack(found)[torch.arange(count) % len(found)]
 
 
 def _batch(encoder: GemmaEncoder, ids: Tensor, padding: str, shift: int = 0) -> tuple[Tensor, Tensor | None, slice]:
@@ -49,7 +54,7 @@ def _batch(encoder: GemmaEncoder, ids: Tensor, padding: str, shift: int = 0) -> 
         return ids[None], None, slice(0, len(ids))
     if padding == "all ones":
         return ids[None], torch.ones_like(ids)[None], slice(0, len(ids))
-    others = _lively(encoder, shift + len(ids) + PADS)[shift:]
+    others = _unlike(encoder, shift + len(ids) + PADS)[shift:]
     start = PADS if padding == "left" else 0
     row, mask, where = others.flip(0), torch.zeros_like(others), slice(start, start + len(ids))
     row[where], mask[where] = ids, 1
@@ -57,17 +62,17 @@ def _batch(encoder: GemmaEncoder, ids: Tensor, padding: str, shift: int = 0) -> 
 
 
 @torch.no_grad()
-def influence(states: Callable[[Tensor], Tensor], ids: Tensor, vocab_size: int) -> Tensor:
+def influence(states: Callable[[Tensor], Tensor], ids: Tensor, others: Tensor) -> Tensor:
     """Which tokens move which states of any model: bool `(..., seq, seq)`, by changing one token at a time.
 
-    `states` maps `ids (seq,)` to token states `(..., seq, dim)`. Entry `[..., i, j]` is True when changing token j
-    changes any bit of the state of token i. Every pass has the same shapes, so a state that cannot see token j comes
-    out the same to the last bit.
+    `states` maps `ids (seq,)` to token states `(..., seq, dim)`, token j becomes `others[j]`. Entry `[..., i, j]` is
+    True when that changes any bit of the state of token i. Every pass has the same shapes, so a state that cannot see
+    token j comes out the same to the last bit.
     """
     before, columns = states(ids), []
     for j in range(len(ids)):
         changed = ids.clone()
-        changed[j] = (ids[j] + vocab_size // 2) % vocab_size
+        changed[j] = others[j]
         columns.append((states(changed) != before).any(dim=-1))
     return torch.stack(columns, dim=-1)
 
@@ -86,9 +91,10 @@ def influence_matrix(model: GemmaEncoderPreTrainedModel, ids: Tensor, padding: s
     """
     encoder = encoder_of(model)
     check_choice("padding", padding, PADDINGS)
+    ids, table = ids.to(encoder.device), encoder.get_input_embeddings().weight
+    farthest = torch.cdist(table[ids].float(), table[:CANDIDATES].float()).argmax(dim=-1)
     with evaluating(model):
-        vocab_size = encoder.config.decoder.vocab_size
-        return influence(lambda row: _states(encoder, row, padding), ids.to(encoder.device), vocab_size)
+        return influence(lambda row: _states(encoder, row, padding), ids, farthest)
 
 
 @torch.no_grad()
@@ -169,7 +175,7 @@ def check_padding(model: GemmaEncoderPreTrainedModel, padding: str, tokens: int 
     config = encoder.config
     masks = planned_masks(config)  # not encoder.masks, which is what runs
     alone = torch.stack([square(mask, tokens) | torch.eye(tokens, dtype=torch.bool) for mask in masks])
-    ids = _lively(encoder, tokens)
+    ids = _unlike(encoder, tokens)
     with equal_scores(encoder):
         measured = influence_matrix(model, ids, padding).cpu()
         each = layer_matrix(model, ids, padding).cpu()
