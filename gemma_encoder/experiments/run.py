@@ -202,7 +202,7 @@ def adapted(spec: RunSpec, decoder: PreTrainedModel | None = None) -> nn.Module:
         ranking_loss=spec.ranking_loss,
         text_columns=task.text_columns,
     )
-    check_visibility(model)
+    check_visibility(model, tokens=4)  # the pattern shows, in half the passes
     if not spec.lora_rank:
         return model
     from gemma_encoder.lora import add_lora  # PEFT is an extra, and slow to import
