@@ -135,7 +135,7 @@ def test_bfloat16_paths_agree_and_stay_near_float32(both_paths, make_batch, fami
         allowed = 0.07 if name in ("logits", "states", "loss") else 0.25
         assert unpadded[name].isfinite().all(), name
         assert (unpadded[name].float() - value).norm() <= allowed * value.norm(), name
-        # at most 0.025, on a CPU without bfloat16 arithmetic
+        # measured: at most 0.02 where the CPU has bfloat16 arithmetic, 0.037 where it has not
         assert (unpadded[name] - padded[name]).norm() <= 0.05 * value.norm(), name
 
 
