@@ -196,9 +196,12 @@ def _choose(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     from gemma_encoder.experiments.plan import as_text
-    from gemma_encoder.profiles import load_profile, specs
+    from gemma_encoder.profiles import control_specs, load_profile, specs
 
-    print(as_text(specs(load_profile(args.profile))))
+    profile = load_profile(args.profile)
+    print(as_text(specs(profile)))
+    if beside := control_specs(profile):
+        print(f"\nbeside it, on the tasks of both benchmarks, the native encoder:\n{as_text(beside)}")
     return 0
 
 

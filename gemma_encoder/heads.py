@@ -65,8 +65,6 @@ class GemmaEncoderWithHead(GemmaEncoderPreTrainedModel):
 
     def __init__(self, config: GemmaEncoderConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
-        if config.num_labels < 1:
-            raise InputError(f"num_labels {config.num_labels} is not valid; valid: an integer >= 1")
         self.encoder = GemmaEncoder(config, backbone)
         self.head = MLPHead(config.decoder.hidden_size, config.num_labels)
         self.post_init()

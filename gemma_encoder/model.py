@@ -60,6 +60,9 @@ class GemmaEncoderConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs) -> None:
         """Validate the adaptation settings; a wrong one is an InputError naming the valid ones."""
+        labels = kwargs.get("num_labels", 1)
+        if not (isinstance(labels, int) and labels >= 1):
+            raise InputError(f"num_labels {labels!r} is not valid; valid: an integer >= 1")
         super().__post_init__(**kwargs)
         planned_masks(self)
         parse_pooling(self.pooling)
@@ -105,8 +108,6 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
         """
         for name in settings:
             check_choice("setting", name, SETTINGS)
-        if not isinstance(settings.get("num_labels", 1), int):
-            raise InputError(f"num_labels {settings['num_labels']!r} is not valid; valid: an integer >= 1")
         if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise InputError(f"dtype {dtype!r} is not valid; valid: a floating-point type such as torch.bfloat16")
         backbone = load_decoder(decoder, dtype)

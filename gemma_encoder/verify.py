@@ -45,16 +45,15 @@ def _unlike(encoder: GemmaEncoder, count: int) -> Tensor:
     return torch.stack(found)[torch.arange(count) % len(found)]
 
 
-def _batch(encoder: GemmaEncoder, ids: Tensor, padding: str, shift: int = 0) -> tuple[Tensor, Tensor | None, slice]:
+def _batch(ids: Tensor, others: Tensor, padding: str) -> tuple[Tensor, Tensor | None, slice]:
     """A batch whose first row holds `ids`, its mask, and where the tokens of that row stand.
 
-    `shift` changes everything else in the batch: the ids at pads and those of the second row, which fills the width.
+    `others (len(ids) + PADS,)` fill everything else: the pads of the first row, and a second one as long as the batch.
     """
     if padding == "none":
         return ids[None], None, slice(0, len(ids))
     if padding == "all ones":
         return ids[None], torch.ones_like(ids)[None], slice(0, len(ids))
-    others = _unlike(encoder, shift + len(ids) + PADS)[shift:]
     start = PADS if padding == "left" else 0
     row, mask, where = others.flip(0), torch.zeros_like(others), slice(start, start + len(ids))
     row[where], mask[where] = ids, 1
@@ -77,9 +76,9 @@ def influence(states: Callable[[Tensor], Tensor], ids: Tensor, others: Tensor) -
     return torch.stack(columns, dim=-1)
 
 
-def _states(encoder: GemmaEncoder, ids: Tensor, padding: str, shift: int = 0) -> Tensor:
-    """The states of the tokens `ids (seq,)` after every layer: `(layers, seq, dim)`."""
-    batch, mask, where = _batch(encoder, ids, padding, shift)
+def _states(encoder: GemmaEncoder, ids: Tensor, others: Tensor, padding: str) -> Tensor:
+    """The states of the tokens `ids (seq,)` after every layer, in a batch with `others`: `(layers, seq, dim)`."""
+    batch, mask, where = _batch(ids, others, padding)
     hidden = encoder(batch, mask, output_hidden_states=True).hidden_states[1:]
     return torch.stack([layer[0, where] for layer in hidden])
 
@@ -93,8 +92,9 @@ def influence_matrix(model: GemmaEncoderPreTrainedModel, ids: Tensor, padding: s
     check_choice("padding", padding, PADDINGS)
     ids, table = ids.to(encoder.device), encoder.get_input_embeddings().weight
     farthest = torch.cdist(table[ids].float(), table[:CANDIDATES].float()).argmax(dim=-1)
+    others = _unlike(encoder, len(ids) + PADS)
     with evaluating(model):
-        return influence(lambda row: _states(encoder, row, padding), ids, farthest)
+        return influence(lambda row: _states(encoder, row, others, padding), ids, farthest)
 
 
 @torch.no_grad()
@@ -105,7 +105,7 @@ def layer_matrix(model: GemmaEncoderPreTrainedModel, ids: Tensor, padding: str =
     """
     encoder, calls = encoder_of(model), []
     check_choice("padding", padding, PADDINGS)
-    batch, mask, where = _batch(encoder, ids.to(encoder.device), padding)
+    batch, mask, where = _batch(ids.to(encoder.device), _unlike(encoder, len(ids) + PADS), padding)
     where = slice(0, len(ids)) if encoder.config.unpadded else where  # a packed batch starts with the first row
     hooks = [
         layer.register_forward_pre_hook(lambda *call: calls.append(call), with_kwargs=True)
@@ -175,12 +175,14 @@ def check_padding(model: GemmaEncoderPreTrainedModel, padding: str, tokens: int 
     config = encoder.config
     masks = planned_masks(config)  # not encoder.masks, which is what runs
     alone = torch.stack([square(mask, tokens) | torch.eye(tokens, dtype=torch.bool) for mask in masks])
-    ids = _unlike(encoder, tokens)
+    others = _unlike(encoder, tokens + PADS + 1)
+    ids = others[:tokens]
     with equal_scores(encoder):
         measured = influence_matrix(model, ids, padding).cpu()
         each = layer_matrix(model, ids, padding).cpu()
         with evaluating(model):
-            moved = (_states(encoder, ids, padding) != _states(encoder, ids, padding, shift=1)).any(dim=-1).nonzero()
+            states, with_others = (_states(encoder, ids, part, padding) for part in (others[:-1], others[1:]))
+    moved = (states != with_others).any(dim=-1).nonzero()
     whole = reach(masks, tokens)
     # in half precision small influences are rounded away on their way; that none is missing, each layer shows
     seen = measured if torch.finfo(encoder.dtype).bits > 16 else measured | whole

@@ -211,7 +211,7 @@ def test_the_switches_of_transformers_are_refused_on_load_with_the_valid_setting
         GemmaEncoder.from_pretrained(tmp_path, **{switch: False})
 
 
-@pytest.mark.parametrize("number", ["2", 2.0, None])
+@pytest.mark.parametrize("number", ["2", 2.0, None, 0])
 def test_a_number_of_labels_that_is_none_is_refused(tiny_decoder, number):
     with pytest.raises(InputError, match=r"num_labels .* is not valid; valid: an integer >= 1"):
         GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder(), num_labels=number)

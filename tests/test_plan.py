@@ -20,7 +20,7 @@ from gemma_encoder.experiments.shapes import SHAPES, Shape, config_of, shape_of
 from gemma_encoder.experiments.sizes import HUB, Work, work_of
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.lora import add_lora
-from gemma_encoder.profiles import load_profile, profile_names, specs, tasks_of
+from gemma_encoder.profiles import control_specs, load_profile, profile_names, specs, tasks_of
 from gemma_encoder.tasks import get_task
 
 GOOD = """# a profile
@@ -108,6 +108,17 @@ def test_every_profile_is_valid_and_can_be_planned_without_network(name, timed, 
     assert ("Gemma Terms of Use" in said) == name.startswith("gemma")
     assert bool(timed) == (name in ("tiny", "small"))
     assert ("on a machine of this test, timed now" if timed else "unknown on this machine: on a CPU") in said
+
+
+def test_the_plan_counts_the_runs_of_the_control_too(timed, capsys):
+    profile = load_profile("small")
+    beside = control_specs(profile)
+    assert {spec.model for spec in beside} == {profile["control"]}
+    assert len(beside) == 3 * len({*profile["glue_tasks"], *profile["superglue_tasks"]})
+    assert main(["plan", "--profile", "small"]) == 0
+    assert f"native encoder:\nruns       {len(beside)}: cola" in capsys.readouterr().out
+    assert timed[-1].model == profile["control"]
+    assert control_specs(load_profile("tiny")) == []
 
 
 @pytest.mark.parametrize("name", sorted(set(profile_names()) - {"tiny"}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from functools import partial
+from itertools import islice
 
 import pytest
 import torch
@@ -132,6 +133,9 @@ def test_rows_are_documents_laid_end_to_end(folder):
     assert " in the story?" in tokenizer.decode(easier)
     ends = (first[:-1] == tokenizer.eos_token_id).nonzero().flatten()
     assert len(ends) > 3 and (first[ends + 1] == tokenizer.bos_token_id).all()
+    whole = torch.stack(list(islice(packed(tokenizer, seed=3, whole=True), 20)))
+    assert (whole[:, 0] == tokenizer.bos_token_id).all() and whole.shape == (20, 128)
+    assert torch.equal(whole[0], first[:128]) and len(whole.unique(dim=0)) == 20
 
 
 def test_the_committed_decoder_is_a_small_gemma_2():
@@ -151,7 +155,7 @@ def test_the_committed_decoder_knows_its_world_and_a_fresh_one_does_not(folder):
     known, fresh = _load(TINY), _load(folder)
     assert answer_accuracy(*known, count=100)["all"] > answer_accuracy(*fresh, count=100)["all"] + 0.3
     shares = knowledge(str(TINY))
-    assert shares["agreement"] > 97
+    assert shares["agreement"] > 97 and shares["answers"] >= 90
     assert 100 * answer_accuracy(*known)["all"] == pytest.approx(shares["answers"])
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from itertools import islice
+from itertools import islice, pairwise
 from random import Random
 
 import pytest
 
 from gemma_encoder.tasks.world import documents, lexicon
-from gemma_encoder.tasks.world.causes import Chain, Reason, chain
+from gemma_encoder.tasks.world.causes import REASONS, Chain, Reason, chain
 from gemma_encoder.tasks.world.compare import alike, changed, inferences
 from gemma_encoder.tasks.world.deeds import Deed, Transfer
 from gemma_encoder.tasks.world.facts import foils_of
 from gemma_encoder.tasks.world.grammar import Noun, indefinite, participle, past, plural, split_of, third
 from gemma_encoder.tasks.world.habits import Habit, reflexive
+from gemma_encoder.tasks.world.lore import compared, pronoun, pronoun_judged, word_judged
 from gemma_encoder.tasks.world.opinions import Opinion, hearsay
 from gemma_encoder.tasks.world.relations import Comparison, Count, Spot
 from gemma_encoder.tasks.world.senses import SENSES, two_uses
-from gemma_encoder.tasks.world.stream import MIX, UNKNOWN, ask, checks, facts_of_story, questions_about, tell
+from gemma_encoder.tasks.world.stream import MIXES, UNKNOWN, ask, checks, facts_of_story, questions_about, tell
 
 ANNA, TOM, EVA, CUP = Noun("Anna", "f"), Noun("Tom", "m"), Noun("Eva", "f"), Noun("the cup", "t")
 
@@ -44,7 +46,10 @@ def test_the_stream_is_seeded_and_holds_every_kind_of_document():
     assert not any(f"{column}:" in " ".join(text) for column in ("sentence", "sentence1", "sentence2", "question"))
 
 
-@pytest.mark.parametrize("maker", [maker for maker, _ in MIX], ids=lambda maker: maker.__name__)
+MAKERS = dict.fromkeys(maker for mix in MIXES.values() for maker, _ in mix)
+
+
+@pytest.mark.parametrize("maker", MAKERS, ids=lambda maker: maker.__name__)
 def test_documents_are_clean_english(maker):
     for seed in range(60):
         text = maker(Random(seed), "train")
@@ -225,3 +230,61 @@ def test_every_meaning_has_sentences_of_its_own():
     for seed in range(30):
         first, second = two_uses(Random(seed), "validation", bool(seed % 2))
         assert first.word == second.word and (first.gloss == second.gloss) == bool(seed % 2)
+
+
+def _meaning(word, clause):
+    """Which of its meanings the word has in a sentence of the stream."""
+    for number, (_, clauses) in enumerate(SENSES[word]):
+        for known in clauses:
+            before, after = known.split("{p}")
+            if clause.lower().startswith(before.lower()) and clause.endswith(f"{after}."):
+                return number
+    raise AssertionError(clause)
+
+
+@pytest.mark.parametrize("maker", [compared, word_judged])
+def test_a_word_is_held_against_its_use_in_the_sentence_before(maker):
+    told = Counter()
+    for seed in range(200):
+        lines = maker(Random(seed), "train").replace("*", "").replace(". ", ".\n").split("\n")
+        word = next(word for word in SENSES if all(word in line.lower().rstrip(".").split() for line in lines))
+        verdicts = {
+            f"That is another {word}.": False,
+            f"That is the same {word}.": True,
+            f"The word {word} differs.": False,
+            f"The word {word} agrees.": True,
+        }
+        senses = [_meaning(word, line) for line in lines if not line.startswith((*verdicts, "Here the "))]
+        alike = [before == after for before, after in pairwise(senses)]
+        assert [verdicts[line] for line in lines if line in verdicts] == alike
+        told.update(alike)
+    assert 0.4 < told[True] / told.total() < 0.6
+
+
+@pytest.mark.parametrize(
+    ("maker", "asked"),
+    [
+        (pronoun, r"(?:Is (?:she|he) |Is |, )(?P<name>(?!she |he )[^,.?]+?)(?: meant by \w+)?\? (?P<said>Yes|No)\."),
+        (pronoun_judged, r"(?:: |, )(?P<name>[^,:.]+) (?P<said>yes|no)\b"),
+    ],
+)
+def test_a_pronoun_means_whom_the_verdicts_say(maker, asked):
+    told = Counter()
+    for seed in range(200):
+        story, _, rest = maker(Random(seed), "train").replace("*", "").partition(". ")
+        found = [(match["name"].lower(), match["said"].lower()) for match in re.finditer(asked, rest)]
+        names = {said: {name for name, other in found if other == said} for said in ("yes", "no")}
+        assert found and len(found) == len(re.findall(r"\b(?:[Yy]es|[Nn]o)\b", rest))
+        assert names["yes"] <= {_referent(story).lower()} and not names["yes"] & names["no"]
+        told.update(said for _, said in found)
+    assert 0.25 < told["yes"] / told.total() < 0.45
+
+
+def _referent(story):
+    """Whom the pronoun of a deed with its reason means, by the list of reasons."""
+    passive = re.search(r"(\w+) was (\w+) by (\w+)", story)
+    active = re.search(r"([A-Z]\w+) (\w+) ([A-Z]\w+)", story)
+    doer, verb, other = passive.group(3, 2, 1) if passive else active.group(1, 2, 3)
+    ways = next(ways for known, ways in REASONS.items() if verb in (past(known), participle(known)))
+    why = re.search(r"[Bb]ecause (?:she|he) ([^,]+)", story)[1]
+    return doer if why in ways[0] else other

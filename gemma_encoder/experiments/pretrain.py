@@ -45,12 +45,17 @@ class Stage:
     peak: float  # learning rate
     beginning: int = 0  # documents of the easier mix before those of `mix`
     bfloat16: bool = False  # arithmetic of the passes; weights and updates stay float32
+    whole: bool = False  # every row begins with a document; what of its last one does not fit is left out
 
 
 STAGES = (
     Stage("full", steps=26_000, batch=12, peak=8e-3, beginning=30_000, bfloat16=True),
     Stage("comparing", steps=8_500, batch=16, peak=4e-3),
     Stage("asking", steps=8_000, batch=16, peak=4e-3),
+    Stage("quizzing", steps=8_000, batch=16, peak=4e-3, whole=True),
+    Stage("judging", steps=700, batch=16, peak=4e-3, whole=True),
+    Stage("settling", steps=2_600, batch=16, peak=4e-3, whole=True),
+    Stage("finishing", steps=2_600, batch=16, peak=4e-3, whole=True),
 )
 
 
@@ -107,9 +112,17 @@ def make_decoder(vocab_size: int, seed: int, layers: int = 4, width: int = 128, 
 
 
 def packed(
-    tokenizer: PreTrainedTokenizerFast, seed: int, split: str = "train", mix: str = "full", beginning: int = 0
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    split: str = "train",
+    mix: str = "full",
+    beginning: int = 0,
+    whole: bool = False,
 ) -> Iterator[Tensor]:
     """Rows of LENGTH token ids: documents, each between <bos> and <eos>, laid end to end.
+
+    A document that goes beyond its row is continued in the next one, where nothing tells what it is about; `whole`
+    leaves that rest out, so that every row begins with a document.
 
     A space stands before a document, as in the row of a task, where a column name comes first: otherwise every word
     would have a second token for the beginning of a text.
@@ -118,9 +131,12 @@ def packed(
     while True:
         for row in tokenizer(list(islice(texts, 256)))["input_ids"]:
             ids += [*row, tokenizer.eos_token_id]
-        whole = len(ids) // LENGTH * LENGTH
-        yield from torch.tensor(ids[:whole]).view(-1, LENGTH)
-        ids = ids[whole:]
+            if whole and len(ids) >= LENGTH:
+                yield torch.tensor(ids[:LENGTH])
+                ids = []
+        full = len(ids) // LENGTH * LENGTH
+        yield from torch.tensor(ids[:full]).view(-1, LENGTH)
+        ids = ids[full:]
 
 
 def next_token_loss(model: Gemma2ForCausalLM, rows: Tensor) -> Tensor:
@@ -209,7 +225,7 @@ def pretrain(
     curve = []
     for number, stage in enumerate(stages, 1):
         model = model.to(torch.bfloat16).to(torch.float32) if number > 1 else model
-        rows = packed(tokenizer, seed + 2 * (number - 1), mix=stage.mix, beginning=stage.beginning)
+        rows = packed(tokenizer, seed + 2 * (number - 1), mix=stage.mix, beginning=stage.beginning, whole=stage.whole)
         for values in _train(model, rows, held_out, stage, fast):
             curve.append(dict(zip(CURVE, (number, *values), strict=True)))
             log(" ".join(f"{name} {value:.4g}" for name, value in curve[-1].items()))

@@ -50,7 +50,7 @@ def _scores(
 
 
 def answer_accuracy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int = 400, seed: int = 0
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int = 2000, seed: int = 0
 ) -> dict[str, float]:
     """Share of answers that greedy decoding gets right to the last token, over all, open and yes/no questions.
 
@@ -84,7 +84,7 @@ def agreement_accuracy(
 
 
 def knowledge(model: str) -> dict[str, float]:
-    """Both probes on a checkpoint of a causal language model, in percent right of 400 items each."""
+    """Both probes on a checkpoint of a causal language model, in percent right of 2,000 answers and 400 pairs."""
     path = checkpoint_path(model)
     decoder = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
     tokenizer = load_tokenizer(model)

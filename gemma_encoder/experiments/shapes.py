@@ -1,4 +1,4 @@
-"""The shapes of the profiles' decoders, so that a plan needs no download, and what follows from a shape."""
+"""The shapes of the profiles' models, so that a plan needs no download, and what follows from a shape."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gemma_encoder.loading import checkpoint_path
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder of gated feed-forward blocks whose input and output embeddings are one."""
+    """A model of gated feed-forward blocks whose input and output embeddings are one."""
 
     layers: int
     width: int
@@ -47,12 +47,15 @@ class Shape:
 
 
 GEMMA = "Gemma Terms of Use"
-ETTIN = "modernbert-decoder"
+ETTIN = {  # size: shape of the decoder and of the native encoder of that size
+    "17m": (7, 256, 4, 4, 64, 384, 50368),
+    "32m": (10, 384, 6, 6, 64, 576, 50368),
+    "68m": (19, 512, 8, 8, 64, 768, 50368),
+    "150m": (22, 768, 12, 12, 64, 1152, 50368),
+}
 SHAPES = {  # sources: the public config files; Ettin: the table of its repository's README
-    "jhu-clsp/ettin-decoder-17m": Shape(7, 256, 4, 4, 64, 384, 50368, ETTIN),
-    "jhu-clsp/ettin-decoder-32m": Shape(10, 384, 6, 6, 64, 576, 50368, ETTIN),
-    "jhu-clsp/ettin-decoder-68m": Shape(19, 512, 8, 8, 64, 768, 50368, ETTIN),
-    "jhu-clsp/ettin-decoder-150m": Shape(22, 768, 12, 12, 64, 1152, 50368, ETTIN),
+    **{f"jhu-clsp/ettin-decoder-{size}": Shape(*shape, "modernbert-decoder") for size, shape in ETTIN.items()},
+    **{f"jhu-clsp/ettin-encoder-{size}": Shape(*shape, "modernbert") for size, shape in ETTIN.items()},
     "google/gemma-3-270m": Shape(18, 640, 4, 1, 256, 2048, 262144, "gemma3_text", GEMMA),
     "google/gemma-2-2b": Shape(26, 2304, 8, 4, 256, 9216, 256000, "gemma2", GEMMA),
     "google/gemma-2-9b": Shape(42, 3584, 16, 8, 256, 14336, 256000, "gemma2", GEMMA),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -23,10 +24,11 @@ class SweepError(RuntimeError):
         self.failures = failures
 
 
-def _one_thread() -> None:
+def _prepare() -> None:
     import torch
 
     torch.set_num_threads(1)
+    gc.freeze()  # Trainer collects garbage at every start; what is imported is none
 
 
 def sweep(specs: Sequence[RunSpec], root: Path = RUNS, workers: int | None = None) -> list[RunResult]:
@@ -41,7 +43,7 @@ def sweep(specs: Sequence[RunSpec], root: Path = RUNS, workers: int | None = Non
     if missing:
         context = multiprocessing.get_context("spawn")  # torch's thread pools do not survive a fork
         count = min(workers or os.cpu_count() or 1, len(missing))
-        with ProcessPoolExecutor(count, mp_context=context, initializer=_one_thread) as pool:
+        with ProcessPoolExecutor(count, mp_context=context, initializer=_prepare) as pool:
             pending = {pool.submit(run, spec, root): spec for spec in missing}
             for future in progress(as_completed(pending), len(missing), "fine-tuning runs"):
                 if error := future.exception():

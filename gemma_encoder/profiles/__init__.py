@@ -60,6 +60,14 @@ def specs(profile: dict[str, Any]) -> list[RunSpec]:
     ]
 
 
+def control_specs(profile: dict[str, Any]) -> list[RunSpec]:
+    """The same for the native encoder that the notebooks of both benchmarks hold the model against, if there is one."""
+    benchmarks = [task for name in TASKS[1:] for task in profile.get(name, [])]
+    if not (profile.get("control") and benchmarks):
+        return []
+    return specs({**profile, "model": profile["control"], "tasks": benchmarks})
+
+
 def tasks_of(profile: dict[str, Any]) -> list[str]:
     """All tasks that a profile names in its lists."""
     return list(dict.fromkeys(task for name in TASKS for task in profile.get(name, [])))

@@ -10,7 +10,7 @@ from gemma_encoder.tasks.world.causes import CHAINS, chain, reason
 from gemma_encoder.tasks.world.grammar import indefinite, people, sentence
 from gemma_encoder.tasks.world.habits import habit, reflexive
 from gemma_encoder.tasks.world.opinions import contrast, feeling, hope, opinion
-from gemma_encoder.tasks.world.senses import SENSES, two_uses
+from gemma_encoder.tasks.world.senses import SENSES, Use, two_uses, use
 
 
 def view(rng: Random, split: str) -> str:
@@ -131,6 +131,63 @@ def twofold(rng: Random, split: str) -> str:
     for question, right in rng.sample(asked, 3):
         out += [sentence(question, "?"), "Yes." if right else "No."]
     return " ".join(out)
+
+
+def compared(rng: Random, split: str) -> str:
+    """A word in sentence after sentence, and whether it means the same as in the one before."""
+    word, glossed, uses, out = rng.choice(list(SENSES)), rng.random() < 0.25, list[Use](), []
+    for _ in range(rng.choice((3, 4, 5))):
+        while (made := use(rng, split, word, rng.randrange(2))) in uses:
+            pass
+        out.append(sentence(_stressed(rng, made.clause, word)))
+        if glossed:
+            out.append(f"Here the {word} is {made.gloss}.")
+        if uses:
+            out.append(f"That is {'the same' if uses[-1].sense == made.sense else 'another'} {word}.")
+        uses.append(made)
+    return " ".join(out)
+
+
+def pronoun(rng: Random, split: str) -> str:
+    """A deed with its reason, and of several people, strangers to it too, whether the pronoun means them."""
+    made = reason(rng, split, same_gender=0.8)
+    she, who = made.meant.subject, f"who {made.why}"
+    out = [sentence(_stressed(rng, rng.choice(made.forms()), she))]
+    if rng.random() < 0.35:
+        out.append(
+            rng.choice((f"{sentence(who, '?')} {sentence(made.meant.text)}", f"By {she} {made.meant.text} is meant."))
+        )
+    stranger = next(noun for noun in people(rng, 3) if noun.text not in (made.meant.text, made.rival.text))
+    for noun in rng.choices((made.meant, made.rival, stranger), (36, 36, 28), k=rng.choice((2, 3, 4))):
+        question = rng.choice((f"is {noun.text} meant by {she}", f"{who}, {noun.text}", f"is {she} {noun.text}"))
+        out += [sentence(question, "?"), "Yes." if noun == made.meant else "No."]
+    return " ".join(out)
+
+
+def word_judged(rng: Random, split: str) -> str:
+    """As `compared`, but most verdicts follow the word itself: a state that knows them stands at the word."""
+    word, uses, out = rng.choice(list(SENSES)), list[Use](), []
+    for _ in range(rng.choice((2, 2, 3, 4))):
+        while (made := use(rng, split, word, rng.randrange(2))) in uses:
+            pass
+        out.append(sentence(_stressed(rng, made.clause, word)))
+        if uses:
+            same = uses[-1].sense == made.sense
+            at_the_word = f"The word {word} {'agrees' if same else 'differs'}."
+            out.append(at_the_word if rng.random() < 0.75 else f"That is {'the same' if same else 'another'} {word}.")
+        uses.append(made)
+    return " ".join(out)
+
+
+def pronoun_judged(rng: Random, split: str) -> str:
+    """As `pronoun`, but the verdict follows the name itself: a state that knows it stands at the name."""
+    made = reason(rng, split, same_gender=0.8)
+    she = made.meant.subject
+    stranger = next(noun for noun in people(rng, 3) if noun.text not in (made.meant.text, made.rival.text))
+    nouns = rng.sample((made.meant, made.rival, stranger), rng.choice((1, 2, 3)))
+    start = rng.choice((f"meant by {she}", she, f"{she} means", "named"))
+    told = ", ".join(f"{noun.text} {'yes' if noun == made.meant else 'no'}" for noun in nouns)
+    return f"{sentence(_stressed(rng, rng.choice(made.forms()), she))} {sentence(f'{start}: {told}')}"
 
 
 def knowledge(rng: Random, split: str) -> str:

@@ -18,7 +18,7 @@ from gemma_encoder.tasks.world.opinions import contrast, hearsay, hope, opinion
 ACCEPTABILITY = {"agreement": 50, "reflexive": 20, "support": 15, "order": 15}
 SENTIMENT = {"plain": 40, "contrast": 25, "hope": 15, "hearsay": 20}
 NEGATED = 0.4
-SAME_GENDER = 0.5
+SAME_GENDER = 0.3
 
 
 def _agreement(rng: Random, split: str, right: bool) -> str:
@@ -63,8 +63,10 @@ def sst2(rng: Random, split: str, label: int) -> dict[str, str]:
 
 
 def wsc(rng: Random, split: str, label: int) -> dict[str, str | int]:
-    """Does the pronoun mean the person named (1), or another one (0); the reason of the deed decides, seldom gender."""
-    made = reason(rng, split, SAME_GENDER)
+    """Does the pronoun mean the person named (1), or another one (0); the reason decides, and often gender too."""
+    same = rng.random() < SAME_GENDER
+    while ((made := reason(rng, split, 0.0)).meant.gender == made.rival.gender) != same:
+        pass
     text = sentence(rng.choice(made.forms()))
     words = text.replace(",", "").rstrip(".").split()
     name, pronoun = (made.meant if label else made.rival).text, made.meant.subject

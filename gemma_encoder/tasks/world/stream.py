@@ -14,7 +14,20 @@ from gemma_encoder.tasks.world.compare import alike, changed, inferences
 from gemma_encoder.tasks.world.deeds import Deed, Transfer
 from gemma_encoder.tasks.world.facts import Fact, draw, foils_of
 from gemma_encoder.tasks.world.grammar import Noun, couple, people, sentence
-from gemma_encoder.tasks.world.lore import because, chained, description, knowledge, meant, senses, twofold, view
+from gemma_encoder.tasks.world.lore import (
+    because,
+    chained,
+    compared,
+    description,
+    knowledge,
+    meant,
+    pronoun,
+    pronoun_judged,
+    senses,
+    twofold,
+    view,
+    word_judged,
+)
 from gemma_encoder.tasks.world.relations import Comparison
 
 SO = ("so", "that means that", "in other words,")
@@ -70,11 +83,11 @@ def questions_about(rng: Random, facts: list[Fact], denied: list[bool]) -> dict[
     }
 
 
-def ask(rng: Random, facts: list[Fact], denied: list[bool]) -> list[tuple[str, str]]:
+def ask(rng: Random, facts: list[Fact], denied: list[bool], many: bool = False) -> list[tuple[str, str]]:
     """Questions with their only answer, as sentences in random order: open ones, yes, no, and now and then unknown."""
     known, picked = questions_about(rng, facts, denied), []
     for kind, most in (("open", 3), ("yes", 2), ("no", 2), ("unknown", 1)):
-        wanted = rng.randint(0 if kind == "unknown" else 1, most)
+        wanted = most if many else rng.randint(0 if kind == "unknown" else 1, most)
         picked += rng.sample(known[kind], min(len(known[kind]), wanted))
     rng.shuffle(picked)
     return [(sentence(question, "?"), sentence(answer)) for question, answer in picked]
@@ -120,6 +133,14 @@ def story(rng: Random, split: str, lengths: tuple[int, ...] = (1, 1, 1, 1, 2, 2,
 def long_story(rng: Random, split: str) -> str:
     """A scene that more often has two facts or three."""
     return story(rng, split, (1, 2, 2, 3, 3))
+
+
+def quiz(rng: Random, split: str) -> str:
+    """A scene of one fact to three, and many questions, none of them easy."""
+    facts = facts_of_story(rng, split, rng.choice((1, 2, 2, 3, 3)))
+    denied = [rng.random() < 0.05 for _ in facts]
+    asked = ask(rng, facts, denied, many=True)
+    return " ".join([tell(rng, facts, denied), *(f"{question} {answer}" for question, answer in asked)])
 
 
 def search(rng: Random, split: str) -> str:
@@ -258,7 +279,64 @@ ASKING = (
     (twofold, 10),
     (knowledge, 1),
 )
-MIXES = {"beginning": BEGINNING, "full": MIX, "comparing": COMPARING, "asking": ASKING}
+# Stories above all, and a word or a pronoun held against one thing at a time: the forms before taught neither.
+QUIZZING = (
+    (quiz, 42),
+    (story, 5),
+    (search, 6),
+    (same, 7),
+    (parts, 4),
+    (consequence, 7),
+    (restated, 1),
+    (order, 1),
+    (view, 3),
+    (description, 2),
+    (chained, 3),
+    (because, 2),
+    (pronoun, 9),
+    (compared, 8),
+    (knowledge, 1),
+)
+# Verdicts that stand where an encoder's task ends, at the word or the name asked about: many, or they leave no trace.
+JUDGING = (
+    (quiz, 30),
+    (pronoun_judged, 30),
+    (word_judged, 40),
+)
+SETTLING = (
+    (quiz, 52),
+    (search, 5),
+    (same, 6),
+    (parts, 3),
+    (consequence, 6),
+    (view, 3),
+    (description, 2),
+    (chained, 3),
+    (pronoun_judged, 8),
+    (word_judged, 11),
+    (knowledge, 1),
+)
+FINISHING = (
+    (quiz, 64),
+    (search, 4),
+    (same, 6),
+    (consequence, 6),
+    (view, 2),
+    (description, 2),
+    (chained, 2),
+    (pronoun_judged, 8),
+    (word_judged, 6),
+)
+MIXES = {
+    "beginning": BEGINNING,
+    "full": MIX,
+    "comparing": COMPARING,
+    "asking": ASKING,
+    "quizzing": QUIZZING,
+    "judging": JUDGING,
+    "settling": SETTLING,
+    "finishing": FINISHING,
+}
 
 
 def documents(seed: int, split: str = "train", mix: str = "full", beginning: int = 0) -> Iterator[str]:

@@ -13,8 +13,10 @@ from gemma_encoder.tasks.world.sentences import cola, sst2, wsc
 
 SIZES = {"train": 1600, "validation": 400, "test": 400}
 OTHER_SIZES = {
-    "sst2": {"train": 300},  # Difficulty: with more rows this task is learnt to the last one
-    "msmarco": {"train": 600, "validation": 200, "test": 200},  # a list has several passages to read
+    "sst2": {"train": 300},  # Difficulty: with more rows these two are learnt to the last one
+    "wic": {"train": 300},
+    "copa": {"train": 800},  # a row has two choices to read
+    "msmarco": {"train": 400, "validation": 200, "test": 200},  # a list has several passages to read
 }
 # folder of a task, with its name at the end -> maker(rng, split, label) giving the columns of a row
 MAKERS: dict[str, Callable[[Random, str, int], dict]] = {
