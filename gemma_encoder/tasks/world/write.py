@@ -15,8 +15,10 @@ SIZES = {"train": 1600, "validation": 400, "test": 400}
 OTHER_SIZES = {
     "sst2": {"train": 300},  # Difficulty: with more rows these two are learnt to the last one
     "wic": {"train": 300},
-    "copa": {"train": 800},  # a row has two choices to read
-    "msmarco": {"train": 400, "validation": 200, "test": 200},  # a list has several passages to read
+    "mrpc": {"train": 1100},  # Time: a run takes 15 s on one core at most
+    "wsc": {"train": 1100},
+    "copa": {"train": 650},  # a row has two choices to read
+    "msmarco": {"train": 330, "validation": 200, "test": 200},  # a list has several passages to read
 }
 # folder of a task, with its name at the end -> maker(rng, split, label) giving the columns of a row
 MAKERS: dict[str, Callable[[Random, str, int], dict]] = {
