@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from random import Random
 
 from gemma_encoder.tasks.world import lexicon
@@ -133,18 +134,26 @@ def twofold(rng: Random, split: str) -> str:
     return " ".join(out)
 
 
-def compared(rng: Random, split: str) -> str:
-    """A word in sentence after sentence, and whether it means the same as in the one before."""
-    word, glossed, uses, out = rng.choice(list(SENSES)), rng.random() < 0.25, list[Use](), []
-    for _ in range(rng.choice((3, 4, 5))):
+def _in_turn(rng: Random, split: str, word: str, lengths: tuple[int, ...]) -> Iterator[tuple[str, Use, bool | None]]:
+    """A word in sentence after sentence: as told, the use, and whether it means the same as in the one before."""
+    uses: list[Use] = []
+    for _ in range(rng.choice(lengths)):
         while (made := use(rng, split, word, rng.randrange(2))) in uses:
             pass
-        out.append(sentence(_stressed(rng, made.clause, word)))
+        uses.append(made)
+        same = uses[-2].sense == made.sense if len(uses) > 1 else None
+        yield sentence(_stressed(rng, made.clause, word)), made, same
+
+
+def compared(rng: Random, split: str) -> str:
+    """A word in sentence after sentence, and whether it means the same as in the one before."""
+    word, glossed, out = rng.choice(list(SENSES)), rng.random() < 0.25, []
+    for told, made, same in _in_turn(rng, split, word, (3, 4, 5)):
+        out.append(told)
         if glossed:
             out.append(f"Here the {word} is {made.gloss}.")
-        if uses:
-            out.append(f"That is {'the same' if uses[-1].sense == made.sense else 'another'} {word}.")
-        uses.append(made)
+        if same is not None:
+            out.append(f"That is {'the same' if same else 'another'} {word}.")
     return " ".join(out)
 
 
@@ -166,16 +175,12 @@ def pronoun(rng: Random, split: str) -> str:
 
 def word_judged(rng: Random, split: str) -> str:
     """As `compared`, but most verdicts follow the word itself: a state that knows them stands at the word."""
-    word, uses, out = rng.choice(list(SENSES)), list[Use](), []
-    for _ in range(rng.choice((2, 2, 3, 4))):
-        while (made := use(rng, split, word, rng.randrange(2))) in uses:
-            pass
-        out.append(sentence(_stressed(rng, made.clause, word)))
-        if uses:
-            same = uses[-1].sense == made.sense
+    word, out = rng.choice(list(SENSES)), []
+    for told, _, same in _in_turn(rng, split, word, (2, 2, 3, 4)):
+        out.append(told)
+        if same is not None:
             at_the_word = f"The word {word} {'agrees' if same else 'differs'}."
             out.append(at_the_word if rng.random() < 0.75 else f"That is {'the same' if same else 'another'} {word}.")
-        uses.append(made)
     return " ".join(out)
 
 
