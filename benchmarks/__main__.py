@@ -27,6 +27,7 @@ from benchmarks.timing import Row
 from benchmarks.training import memory, training
 from benchmarks.tricks import tricks
 from gemma_encoder.errors import InputError, check_choice
+from gemma_encoder.memory import keep_freed_memory
 from gemma_encoder.paths import ROOT
 from gemma_encoder.reports.files import write_whole
 from gemma_encoder.reports.index import environment
@@ -85,6 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
 def measure(chosen: list[str], data: Path | None, quick: bool, out: Path) -> None:
     """Run the parts, and write what is known after each of them."""
     known = facts(data, quick)
+    keep_freed_memory()  # as a run of the kit does; what is compared shares this process
     for part in chosen:
         load, start = os.getloadavg()[0], time.monotonic()
         rows = PARTS[part](data, quick)

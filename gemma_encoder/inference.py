@@ -2,7 +2,9 @@
 
 `embed`, `predict` and `rank` take texts. They share these arguments:
 
-batch_size: rows in a batch; max_length: tokens in a row, its BOS included.
+batch_size: how many of the longest rows make a batch; of shorter ones more share it, so that it is never larger. The
+    memory of a call is that of such a batch; on a CPU it is less, where large batches are slower than small ones.
+max_length: tokens in a row, its BOS included.
 truncate: cut longer rows and say how many; without it a longer row is an InputError.
 columns: the names that stood before each text in fine-tuning, as in `premise: ...`; `()` for none. Left out, they are
     those of the checkpoint, `config.text_columns`.
@@ -15,6 +17,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -22,10 +25,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from gemma_encoder.errors import InputError
+from gemma_encoder.memory import keep_freed_memory
 from gemma_encoder.model import GemmaEncoderPreTrainedModel, encoder_of
 from gemma_encoder.progress import progress
+from gemma_encoder.rows import padded
 from gemma_encoder.tokens import bos_ids, token_ids
 
+CPU_SLOTS = 1536  # of a batch: with fewer the calls cost more, with more the memory that every tensor takes anew
 SHOWN_FROM = 20  # batches; less is done before anybody has read a bar
 
 
@@ -57,16 +63,28 @@ def in_batches(
     """
     if batch_size < 1:
         raise InputError(f"batch_size {batch_size} is not valid; valid: an integer >= 1")
-    order, done = sorted(range(len(rows)), key=lambda index: len(rows[index])), []
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    keep_freed_memory()
+    lengths, done = [len(row) for row in rows], []
+    room = batch_size * max(lengths)
+    batches = like_length(lengths, min(room, CPU_SLOTS) if model.device.type == "cpu" else room)
     with evaluating(model):
         for indices in progress(batches, len(batches), label) if label and len(batches) >= SHOWN_FROM else batches:
-            batch = [torch.as_tensor(rows[index]) for index in indices]
-            ids = nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_side=side)
-            ones = [torch.ones_like(row) for row in batch]
-            mask = nn.utils.rnn.pad_sequence(ones, batch_first=True, padding_side=side)
-            done.append(output(ids.to(model.device), mask.to(model.device)).float().cpu())
-    return torch.cat(done)[torch.tensor(order).argsort()]
+            batch = padded([rows[index] for index in indices], side=side)
+            done.append(output(*(part.to(model.device) for part in batch.values())).float().cpu())
+    return torch.cat(done)[torch.tensor(list(chain.from_iterable(batches))).argsort()]
+
+
+def like_length(lengths: Sequence[int], slots: int) -> list[list[int]]:
+    """The rows by number, shortest first, in batches of at most `slots`, which are rows times longest row.
+
+    A row that is longer than that has a batch of its own.
+    """
+    order, batches = sorted(range(len(lengths)), key=lengths.__getitem__), []
+    while order:
+        count = max(1, slots // lengths[order[-1]])
+        batches.insert(0, order[-count:])
+        del order[-count:]
+    return batches
 
 
 def embed(

@@ -196,7 +196,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
             return states.masked_fill(~real[..., None], 0)
         slots = real.flatten().nonzero().flatten()
         grid = states.new_zeros(real.numel(), states.shape[-1])
-        return grid.index_copy(0, slots, states[0]).unflatten(0, real.shape)
+        return grid.index_copy_(0, slots, states[0]).unflatten(0, real.shape)
 
     def _to_tokens(self, weights: Tensor, real: Tensor) -> Tensor:
         """Attention weights over the tokens of each row, in order: `(batch, head, width, width)`, 0 beyond the last.

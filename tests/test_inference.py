@@ -1,10 +1,13 @@
 """Texts in, vectors, logits and ranks out: the same whatever the batch, in the order given, one BOS a row."""
 
+import itertools
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 from torch import nn
 
@@ -18,7 +21,7 @@ from gemma_encoder import (
     predict,
     rank,
 )
-from gemma_encoder.inference import SHOWN_FROM, in_batches
+from gemma_encoder.inference import CPU_SLOTS, SHOWN_FROM, in_batches, like_length
 from gemma_encoder.tasks import encode, get_task
 from gemma_encoder.tokens import token_ids
 
@@ -146,6 +149,22 @@ def test_rows_of_like_length_share_a_batch(adapted):
     assert shapes == [(2, 1), (2, 8), (2, 9)]
 
 
+@given(st.lists(st.integers(1, 40), min_size=1), st.integers(1, 200))
+def test_batches_of_like_length_hold_every_row_once_and_no_more_slots_than_asked(lengths, slots):
+    batches = like_length(lengths, slots)
+    assert sorted(itertools.chain.from_iterable(batches)) == list(range(len(lengths)))
+    widths = [[lengths[row] for row in batch] for batch in batches]
+    assert list(itertools.chain.from_iterable(widths)) == sorted(lengths)
+    assert all(len(batch) == 1 or len(batch) * max(batch) <= slots for batch in widths)
+
+
+def test_on_a_cpu_a_batch_has_no_more_slots_than_pay(adapted):
+    seen = []
+    in_batches(adapted(), [[5] * 9] * 200, lambda ids, mask: seen.append(ids.numel()) or ids[:, 0], batch_size=200)
+    assert sum(seen) == 9 * 200
+    assert max(seen) == CPU_SLOTS // 9 * 9
+
+
 @pytest.mark.parametrize(("batches", "shown"), [(SHOWN_FROM - 1, False), (SHOWN_FROM, True)])
 def test_a_long_job_says_how_far_it_is_and_a_short_one_does_not(adapted, tokenizer, capsys, batches, shown):
     predict(adapted(), tokenizer, ["ab"] * batches, batch_size=1)
@@ -156,12 +175,12 @@ def test_a_long_job_says_how_far_it_is_and_a_short_one_does_not(adapted, tokeniz
 
 
 def rows_of(model, tokenizer, texts, **settings):
-    """The token-id rows that the model was given, in the order of the texts."""
-    seen = {}
-    model.register_forward_pre_hook(lambda module, inputs: seen.setdefault("rows", []).append(inputs))
+    """The token-id rows that the model was given, shortest first."""
+    seen = []
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
     embed(model, tokenizer, texts, batch_size=1, **settings)
-    lengths = [ids[0].tolist() for ids, _ in seen["rows"]]
-    return sorted(lengths, key=len)
+    rows = [row[real.bool()].tolist() for batch in seen for row, real in zip(*batch, strict=True)]
+    return sorted(rows, key=len)
 
 
 @pytest.mark.parametrize("texts", [TEXTS, PAIRS])

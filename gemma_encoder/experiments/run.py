@@ -35,6 +35,7 @@ from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.experiments.store import RUNS, RunResult, check_writable, load, run_folder, save, whole_folder
 from gemma_encoder.experiments.watch import rows_of, watch
 from gemma_encoder.loading import load_tokenizer
+from gemma_encoder.memory import keep_freed_memory
 from gemma_encoder.tasks import (
     collate,
     compute,
@@ -227,6 +228,7 @@ def train(spec: RunSpec, working: Path, keep: Path | None = None) -> tuple[RunRe
     `working` holds the checkpoints of a long run, and training goes on from the last one it finds there. With `keep`,
     the fine-tuned model and its tokenizer are written to that folder.
     """
+    keep_freed_memory()
     task, rows = get_task(spec.task), split(spec)
     tokenizer = load_tokenizer(spec.model)
     encoded = {name: encode(part, task, tokenizer, spec.max_length, spec.truncate) for name, part in rows.items()}

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from gemma_encoder.errors import InputError
+from gemma_encoder.rows import padded
 from gemma_encoder.tasks.task import Task
 from gemma_encoder.tokens import BATCH, bos_ids, token_ids
 
@@ -59,28 +60,16 @@ def collate(
     """
     rows = [row["input_ids"] for row in features]
     if isinstance(rows[0][0], int):
-        batch, shape = _padded(rows, pad_id, side), (len(rows),)
+        batch, shape = padded(rows, pad_id, side), (len(rows),)
     else:
         shape = (len(rows), max(map(len, rows)))
         rows = [ids for row in rows for ids in [*row, *[[]] * (shape[1] - len(row))]]
-        batch = {name: tensor.view(*shape, -1) for name, tensor in _padded(rows, pad_id, side).items()}
+        batch = {name: tensor.view(*shape, -1) for name, tensor in padded(rows, pad_id, side).items()}
     if "labels" in features[0]:
         labels = [row["labels"] for row in features]
         filled = [row + [0] * (shape[1] - len(row)) for row in labels] if len(shape) == 2 else labels
         batch["labels"] = torch.tensor(filled)
     return batch
-
-
-def _padded(rows: Sequence[Sequence[int]], pad_id: int, side: str) -> dict[str, Tensor]:
-    """`input_ids` and `attention_mask`, `(rows, seq)`."""
-    longest = max(map(len, rows))
-    input_ids = torch.full((len(rows), longest), pad_id)
-    attention_mask = torch.zeros_like(input_ids)
-    for at, ids in enumerate(rows):
-        real = slice(0, len(ids)) if side == "right" else slice(longest - len(ids), longest)
-        input_ids[at, real] = torch.tensor(ids, dtype=torch.long)
-        attention_mask[at, real] = 1
-    return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
 def _texts(rows: Dataset, task: Task) -> Iterator[tuple[str, ...]]:
