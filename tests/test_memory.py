@@ -30,4 +30,4 @@ print(faults() - before)
 def test_memory_that_is_kept_is_not_faulted_in_again():
     """Given back, it is 88,000 pages in most processes; some free a large block by chance, so three are asked."""
     faults = [int(subprocess.check_output([sys.executable, "-c", FAULTS], text=True)) for _ in range(3)]
-    assert max(faults) < 2000
+    assert max(faults) < 10_000, "what the heap grows by before it settles is less"
