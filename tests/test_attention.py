@@ -253,6 +253,14 @@ def test_on_a_gpu_unpadded_equals_padded_and_the_cpu(both_paths, make_batch, fam
     assert_same(there[0], exact, tolerance=1e-3)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here; the same is proven on the CPU")
+@pytest.mark.parametrize("family", ["gemma2", "llama"])
+def test_on_a_gpu_the_first_gradients_are_finite_in_bfloat16(both_paths, make_batch, family):
+    batch = [part.cuda() for part in make_batch([9, 1, 5, 12])]
+    for model in both_paths(family, dtype=torch.bfloat16):
+        assert all(value.isfinite().all() for value in step(model.cuda(), *batch).values())
+
+
 @given(
     bits=st.lists(st.booleans(), min_size=25, max_size=25),
     scaling=st.floats(0.1, 3.0),
