@@ -39,25 +39,46 @@ IMPLEMENTATION = "gemma_encoder"
 GROUP = 4000  # pairs of query and key that take as long as what every further group costs by itself, on a CPU
 
 
-@dataclass(frozen=True)
-class Group:
-    """Rows of like length, which attention computes together.
+class Open(torch.autograd.Function):
+    """From tokens to slots: `(tokens, dim) -> (slots, dim)`, row s is that of token `tokens[s]`.
 
-    biases: one `(rows, 1, width, width)` tensor a layer, 0 where query may read key and -inf elsewhere.
-    tokens: `(rows, width)`, the packed token that each slot holds; None when the batch travels padded. Slots beyond the
-        end of a row hold its first token, which nobody reads there: a NaN of one row must not reach another.
+    The gradient of a token is that of its slot, `slots[token]`: a slot without a token has none, as nobody reads it.
+    autograd, which cannot know that, would add up all slots of a token, row by row.
     """
 
-    biases: list[Tensor]
-    tokens: Tensor | None
+    @staticmethod
+    def forward(ctx, states: Tensor, tokens: Tensor, slots: Tensor) -> Tensor:
+        ctx.save_for_backward(slots)
+        return states.index_select(0, tokens)
 
-    def open(self, states: Tensor) -> Tensor:
-        """`(1, head, tokens, head_dim)` -> `(rows, head, width, head_dim)`."""
-        if self.tokens is None:
-            return states
-        heads, _, dim = states.shape[1:]
-        slots = states[0].transpose(0, 1).flatten(1).index_select(0, self.tokens.flatten())
-        return slots.view(*self.tokens.shape, heads, dim).transpose(1, 2)
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient.index_select(0, *ctx.saved_tensors), None, None
+
+
+class Close(torch.autograd.Function):
+    """From slots to tokens: `(slots, dim) -> (tokens, dim)`, row t is that of slot `slots[t]`."""
+
+    @staticmethod
+    def forward(ctx, states: Tensor, slots: Tensor) -> Tensor:
+        ctx.save_for_backward(slots)
+        ctx.shape = states.shape
+        return states.index_select(0, slots)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.new_zeros(ctx.shape).index_copy_(0, *ctx.saved_tensors, gradient), None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of like length, which attention computes together; `shape` is `(rows, width)`.
+
+    biases: one `(rows, 1, width, width)` tensor a layer, 0 where query may read key and -inf elsewhere.
+    """
+
+    shape: tuple[int, int]
+    biases: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -66,12 +87,15 @@ class Visibility:
 
     groups: of rows, in which attention opens a packed batch; one of all rows when the batch travels padded.
     position_ids: `(1, tokens)` packed, `(batch, width)` padded; each row counts its tokens from 0.
-    slots: for each packed token its slot, counted through the groups; None when the batch travels padded.
+    tokens: for each slot, counted through the groups, its packed token. A slot beyond the end of a row holds the first
+        token of the row, which nobody reads there: a NaN of one row must not reach another.
+    slots: for each packed token its slot. Both are None when the batch travels padded.
     """
 
     groups: list[Group]
     position_ids: Tensor
-    slots: Tensor | None
+    tokens: Tensor | None = None
+    slots: Tensor | None = None
     return_weights: bool = False
 
     @property
@@ -79,12 +103,21 @@ class Visibility:
         """Those of the first group, the only one of a batch of one row."""
         return self.groups[0].biases
 
+    def open(self, states: Tensor) -> list[Tensor]:
+        """`(1, head, tokens, head_dim)`, padded `(batch, head, width, ...)` -> `(rows, head, width, ...)` a group."""
+        if self.tokens is None:
+            return [states]
+        packed = states[0].transpose(0, 1)
+        slots = Open.apply(packed.flatten(1), self.tokens, self.slots).unflatten(1, packed.shape[1:])
+        parts = slots.split([rows * width for rows, width in (group.shape for group in self.groups)])
+        return [part.unflatten(0, group.shape).transpose(1, 2) for part, group in zip(parts, self.groups, strict=True)]
+
     def close(self, rows: list[Tensor]) -> Tensor:
         """`(rows, head, width, head_dim)` a group -> `(1, tokens, head, head_dim)`, or `(batch, width, ...)` padded."""
         if self.slots is None:
             return rows[0].transpose(1, 2).contiguous()
         slots = torch.cat([part.transpose(1, 2).flatten(0, 1).flatten(1) for part in rows])
-        return slots.index_select(0, self.slots).unflatten(1, rows[0].shape[1::2])[None]
+        return Close.apply(slots, self.slots).unflatten(1, rows[0].shape[1::2])[None]
 
 
 def split(lengths: Sequence[int]) -> list[list[int]]:
@@ -113,7 +146,8 @@ def look(
     """Who sees whom in a batch whose slots hold a token where `real (batch, seq)` is True, layer by layer."""
     if not unpadded:
         positions = (real.cumsum(dim=1) - 1).where(real, 0)
-        return Visibility([Group(_biases(positions, real, masks, dtype), None)], positions, None, return_weights)
+        group = Group(tuple(real.shape), _biases(positions, real, masks, dtype))
+        return Visibility([group], positions, return_weights=return_weights)
     lengths = real.sum(dim=1)
     starts = lengths.cumsum(dim=0) - lengths
     # weights are asked for as one tensor, to torch.compile every number of groups is another graph, and a GPU computes
@@ -122,11 +156,11 @@ def look(
         parts = [_part(lengths, starts)]
     else:
         parts = [_part(lengths[rows], starts[rows]) for rows in split(lengths.tolist())]
-    groups = [Group(_biases(positions, keys, masks, dtype), tokens) for positions, keys, tokens in parts]
+    groups = [Group(tuple(keys.shape), _biases(positions, keys, masks, dtype)) for positions, keys, _ in parts]
     positions, keys, tokens = (torch.cat([each.flatten() for each in kind]) for kind in zip(*parts, strict=True))
     filled = keys.nonzero().flatten()
     slots = torch.empty_like(filled).index_copy(0, tokens[filled], filled)
-    return Visibility(groups, positions[slots][None], slots, return_weights)
+    return Visibility(groups, positions[slots][None], tokens, slots, return_weights)
 
 
 def _part(lengths: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -191,8 +225,8 @@ def encoder_attention(
     layer, dropout, parts, weights = layer_index(module), module.softmax_dropout, [], None
     scaling *= not hasattr(module, "equal_scores")
     repeats = query.shape[1] // key.shape[1]
-    for group in visibility.groups:
-        queries, keys, values = (group.open(states) for states in (query, key, value))
+    opened = (visibility.open(states) for states in (query, key, value))
+    for group, queries, keys, values in zip(visibility.groups, *opened, strict=True):
         if repeats > 1:
             keys, values = keys.repeat_interleave(repeats, dim=1), values.repeat_interleave(repeats, dim=1)
         if softcap is not None or visibility.return_weights:

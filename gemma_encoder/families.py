@@ -28,6 +28,9 @@ DECODERS = {
 ENCODERS = {"modernbert": "attn"}
 FAMILIES = DECODERS | ENCODERS
 
+# the norms that multiply by 1 + weight in float32, and are rounded after it
+NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")
+
 SOFTCAP = "attn_logit_softcapping"  # of an attention module, and of its configuration: the cap on attention scores
 
 
@@ -68,6 +71,11 @@ def attention_modules(backbone: PreTrainedModel) -> list[nn.Module]:
 def ffn_modules(backbone: PreTrainedModel) -> list[nn.Module]:
     """The feed-forward module of every layer, in order."""
     return [layer.mlp for layer in layers(backbone)]
+
+
+def norm_modules(backbone: PreTrainedModel) -> list[nn.Module]:
+    """Every norm of the Gemma family, with its `weight` and `eps`; none in other families."""
+    return [module for module in backbone.modules() if type(module).__name__ in NORMS]
 
 
 def layer_windows(config: PreTrainedConfig) -> list[int | None]:

@@ -25,6 +25,7 @@ from gemma_encoder.families import check_family, check_implementation, layer_win
 from gemma_encoder.loading import load_adapted, load_decoder
 from gemma_encoder.losses import ranking_loss
 from gemma_encoder.masks import Mask, layer_masks
+from gemma_encoder.norm import write_out_gradient
 from gemma_encoder.pooling import get_pooler, parse_pooling
 from gemma_encoder.rows import check_rows
 
@@ -146,6 +147,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         self.backbone = backbone or AutoModel.from_config(config.decoder, attn_implementation=IMPLEMENTATION)
         self.backbone.set_attn_implementation(IMPLEMENTATION)
         add_dropout(self.backbone, config.attention_dropout, config.ffn_dropout)
+        write_out_gradient(self.backbone)
         self.masks = planned_masks(config)
         sizes = config.pooling_heads, config.pooling_latents, config.pooling_projections
         self.pool = get_pooler(config.pooling, config.decoder.hidden_size, *sizes)

@@ -1,0 +1,55 @@
+"""The decoder's own RMS norm, its gradient written out: same values, a third of the passes backwards.
+
+Gemma has four of these norms in every layer, each a chain of small operations, and autograd walks back along every one
+of them. Norms of other families, which round otherwise, stay as they are.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from gemma_encoder.families import norm_modules
+
+
+class RMSNorm(torch.autograd.Function):
+    """`y = (1 + w) n` with `n = x s`, `s = 1 / sqrt(mean(x^2) + eps)`, in float32; x and y of shape `(..., dim)`.
+
+    With `u = (1 + w) dy`: `dx = s (u - n mean(n u))` and `dw = sum(n dy)` over all but the last dimension.
+    Source: Zhang and Sennrich 2019, equation 4; Gemma adds 1 to the weight.
+    """
+
+    @staticmethod
+    def forward(ctx, states: Tensor, weight: Tensor, eps: float) -> Tensor:
+        exact = states.float()
+        scale = torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + eps)
+        normed, factor = exact * scale, 1.0 + weight.float()
+        ctx.save_for_backward(normed, scale, factor)
+        ctx.types = states.dtype, weight.dtype
+        return (normed * factor).type_as(states)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        normed, scale, factor = ctx.saved_tensors
+        of_states, of_weight = ctx.types
+        gradient = gradient.float()
+        inner = gradient * normed
+        along = (inner @ factor)[..., None] / normed.shape[-1]
+        states = torch.addcmul(gradient * factor, normed, along, value=-1).mul_(scale)
+        weight = inner.flatten(0, -2).sum(dim=0).to(of_weight) if ctx.needs_input_grad[1] else None
+        return states.to(of_states), weight, None
+
+
+def _forward(module: nn.Module, states: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():  # a compiler joins the operations by itself
+        return type(module).forward(module, states)
+    return RMSNorm.apply(states, module.weight, module.eps)
+
+
+def write_out_gradient(backbone: PreTrainedModel) -> None:
+    """Give the norms of `backbone` their written-out gradient, in place."""
+    for module in norm_modules(backbone):
+        module.forward = MethodType(_forward, module)
