@@ -1,6 +1,7 @@
 """Where the time of a run goes, and how far it is from what the machine can do.
 
-Forward, backward and optimiser are clocked inside Trainer; everything else of a step is overhead. Utilisation is the
+Forward, backward, the clipping of the gradient and the optimiser, which are the mathematics of an update, are clocked
+inside Trainer; everything else of a step is overhead. Utilisation is the
 model's arithmetic (6 operations a weight of the blocks and token, 12 an attention pair and layer; embeddings and norms
 are not counted) over what this machine's matrix product does in the same run.
 """
@@ -8,6 +9,7 @@ are not counted) over what this machine's matrix product does in the same run.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from gemma_encoder.tasks import collate
 SQUARES = (512, 1024, 2048)  # sides of the matrices whose product gives the ceiling
 BATCH = 32
 TOKENS = 1024  # of a step, whatever the length of its rows
-PARTS = ("forward", "backward", "optimiser", "everything else")
+PARTS = ("forward", "backward", "gradient clipping", "optimiser", "everything else")
 
 
 class Parts(TrainerCallback):
@@ -33,19 +35,22 @@ class Parts(TrainerCallback):
         self.seconds, self.trainer, self.clock = dict.fromkeys(PARTS, 0.0), trainer, Clock()
         trainer.model.register_forward_pre_hook(lambda *_: self._start())
         trainer.model.register_forward_hook(lambda *_: self._stop("forward"))
-        backward = trainer.accelerator.backward
-
-        def timed(*args, **kwargs):
-            self._start()
-            backward(*args, **kwargs)
-            self._stop("backward")
-
-        trainer.accelerator.backward = timed
+        for part, name in (("backward", "backward"), ("gradient clipping", "clip_grad_norm_")):
+            setattr(trainer.accelerator, name, self._timed(part, getattr(trainer.accelerator, name)))
 
     def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
         inner = getattr(optimizer, "optimizer", optimizer)
         inner.register_step_pre_hook(lambda *_: self._start())
         inner.register_step_post_hook(lambda *_: self._stop("optimiser"))
+
+    def _timed(self, part: str, call: Callable) -> Callable:
+        def timed(*args, **kwargs):
+            self._start()
+            result = call(*args, **kwargs)
+            self._stop(part)
+            return result
+
+        return timed
 
     def _start(self) -> None:
         self.at = time.perf_counter()

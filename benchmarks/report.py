@@ -39,7 +39,7 @@ ABOUT = {
     "case: how many times faster that one is. Spread: least and greatest of the rounds.",
     "inference": "Tokenising is part of the time. Outputs were found equal first, but for the contenders with another "
     "head, whose decoder has the same weights.",
-    "anatomy": "Forward and backward pass, optimiser, and everything else of a step of Trainer.",
+    "anatomy": "Forward and backward pass, clipping of the gradient, optimiser, and all else of a step of Trainer.",
     "memory": "One epoch of two updates in a process of its own; what the libraries take by themselves is in it.",
     "scaling": "Utilisation: the model's arithmetic over the matrix product of this machine, measured in the same run.",
     "tricks": "A factor of without above 1: the trick pays. Below 1: it does not, here.",

@@ -41,7 +41,7 @@ TARGETS = [
     ),
     *(
         Target(
-            f"{shape}: outside of forward, backward and optimiser, % of a step",
+            f"{shape}: outside of forward, backward, clipping and optimiser, % of a step",
             "anatomy",
             f"{shape}, SST-2, {KIT}",
             "everything else",
