@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,12 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     reproduce = commands.add_parser("reproduce", help="run notebooks into HTML reports and an index page")
-    reproduce.add_argument("--profile", default="tiny", help="settings from gemma_encoder/profiles (default: tiny)")
-    reproduce.add_argument("--notebooks", nargs="+", metavar="NAME", help="only these (default: the profile's, or all)")
-    reproduce.add_argument("--data-dir", help="folder with task files, or 'hub' (default: the profile's)")
-    reproduce.add_argument("--model", help="'tiny', a checkpoint folder, or a hub name (default: the profile's)")
-    reproduce.add_argument("--tasks", nargs="+", metavar="NAME", help="of the ablations; 'all': every task of the data")
-    reproduce.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="other settings")
+    _add_choices(reproduce)
     reproduce.add_argument("--out", type=Path, help="where reports go (default: reports/PROFILE)")
     reproduce.add_argument("--workers", type=int, default=1, help="notebooks that run side by side (default: 1)")
     reproduce.set_defaults(run=_reproduce)
@@ -51,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="one fine-tuning run")
     train.add_argument("task")
     train.add_argument("--data-dir", default="builtin", help="folder with task files, or 'hub' (default: built-in)")
-    train.add_argument("--model", default="tiny", help="'tiny', a checkpoint folder, or a hub name")
+    train.add_argument("--model", default="tiny", help="'tiny', a checkpoint folder, or owner/model[@revision]")
     train.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="RunSpec settings")
     train.add_argument("--save", type=Path, help="folder for the fine-tuned model; must not exist")
     train.set_defaults(run=_train)
@@ -60,12 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     choose.add_argument("task")
     choose.add_argument("--rates", nargs="+", type=float, required=True, metavar="RATE")
     choose.add_argument("--data-dir", default="builtin", help="folder with task files, or 'hub' (default: built-in)")
-    choose.add_argument("--model", default="tiny", help="'tiny', a checkpoint folder, or a hub name")
+    choose.add_argument("--model", default="tiny", help="'tiny', a checkpoint folder, or owner/model[@revision]")
     choose.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="RunSpec settings")
     choose.set_defaults(run=_choose)
 
-    plan = commands.add_parser("plan", help="what the fine-tuning of a profile costs, before anything is spent")
-    plan.add_argument("--profile", default="tiny", help="settings from gemma_encoder/profiles (default: tiny)")
+    plan = commands.add_parser("plan", help="what `reproduce` with these choices costs, before anything is spent")
+    _add_choices(plan)
     plan.set_defaults(run=_plan)
 
     verify = commands.add_parser("verify", help="measure what the tokens of an adapted checkpoint see")
@@ -86,17 +81,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _reproduce(args: argparse.Namespace) -> int:
-    from gemma_encoder.paths import REPORTS
+def _add_choices(command: argparse.ArgumentParser) -> None:
+    """A profile, and what a person changes of it."""
+    command.add_argument("--profile", default="tiny", help="settings from gemma_encoder/profiles (default: tiny)")
+    command.add_argument("--notebooks", nargs="+", metavar="NAME", help="only these (default: the profile's, or all)")
+    command.add_argument("--data-dir", help="folder with task files, or 'hub' (default: the profile's)")
+    command.add_argument(
+        "--model", help="'tiny', a checkpoint folder, or owner/model[@revision] of the hub (default: the profile's)"
+    )
+    command.add_argument("--tasks", nargs="+", metavar="NAME", help="of the ablations; 'all': every task of the data")
+    command.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="other settings")
+
+
+def _chosen(args: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """What each notebook is given by the profile and the arguments, and the settings of both."""
     from gemma_encoder.profiles import load_profile
-    from gemma_encoder.reports.index import write_index
     from gemma_encoder.reports.notebooks import full_name, notebook_names
-    from gemma_encoder.reports.runner import run_all
-    from gemma_encoder.reports.settings import check_inputs, given_parameters
+    from gemma_encoder.reports.settings import given_parameters
     from gemma_encoder.tasks import tasks_in
 
-    if args.workers < 1:
-        raise InputError(f"--workers {args.workers} is not valid; valid: an integer >= 1")
     profile, pairs = load_profile(args.profile), list(args.set)
     usual = profile.pop("notebooks", notebook_names())
     names = [full_name(name) for name in args.notebooks or usual]
@@ -106,10 +109,22 @@ def _reproduce(args: argparse.Namespace) -> int:
         tasks = tasks_in(args.data_dir or profile["data"]) if args.tasks == ["all"] else args.tasks
         pairs.append(f"tasks=[{', '.join(tasks)}]")
     given = given_parameters(names, profile, pairs)
+    return given, {**profile, **dict(pair.split("=", 1) for pair in pairs)}
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from gemma_encoder.paths import REPORTS
+    from gemma_encoder.reports.index import write_index
+    from gemma_encoder.reports.runner import run_all
+    from gemma_encoder.reports.settings import check_inputs
+
+    if args.workers < 1:
+        raise InputError(f"--workers {args.workers} is not valid; valid: an integer >= 1")
+    given, settings = _chosen(args)
     check_inputs(given)
     out = args.out or REPORTS / args.profile
-    results = run_all(names, out, given, args.workers)
-    facts = {"profile": args.profile, **profile, **dict(pair.split("=", 1) for pair in pairs)}
+    results = run_all(list(given), out, given, args.workers)
+    facts = {"profile": args.profile, **settings}
     write_index(results, out / "index.html", f"Reports of the profile {args.profile}", facts)
     print(_shown(out / "index.html"))
     return 0 if all(result.status == "ok" for result in results) else 1
@@ -196,13 +211,59 @@ def _choose(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     from gemma_encoder.experiments.plan import as_text
-    from gemma_encoder.profiles import control_specs, load_profile, specs
+    from gemma_encoder.profiles import control_specs
+    from gemma_encoder.reports.notebooks import parameters
 
-    profile = load_profile(args.profile)
-    print(as_text(specs(profile)))
-    if beside := control_specs(profile):
-        print(f"\nbeside it, on the tasks of both benchmarks, the native encoder:\n{as_text(beside)}")
+    given = _chosen(args)[0]
+    values = {name[:2]: {key: of.default for key, of in parameters(name).items()} | given[name] for name in given}
+    values = {number: of | of.get("more", {}) for number, of in values.items()}
+    print(as_text(_parts(values)))
+    if uncounted := _uncounted(values):
+        print(f"left out   {uncounted}")
+    if beside := {number: runs for number in ("08", "09") if (runs := control_specs(values.get(number, {})))}:
+        runs = dict.fromkeys(spec for part in beside.values() for spec in part)
+        print("\nbeside it, on the tasks of both benchmarks, the native encoder:")
+        print(as_text({f"as control ({_notebooks(beside)})": list(runs)}))
     return 0
+
+
+def _notebooks(numbers: Iterable[str]) -> str:
+    return f"notebooks {', '.join(numbers)}"
+
+
+def _parts(values: Mapping[str, Mapping[str, Any]]) -> dict[str, list[RunSpec]]:
+    """The runs of the notebooks, each once, in parts that have a name; `values` are their parameters by number."""
+    from gemma_encoder.experiments.plan import ABLATIONS
+    from gemma_encoder.profiles import SETTINGS, TASKS, specs
+    from gemma_encoder.reports.claims import variants
+
+    default = {}  # the runs that a notebook would make if it varied nothing
+    for number, of in values.items():
+        for key in of.get("more", {}):
+            check_choice("setting", key, SETTINGS)
+        if not of.keys().isdisjoint(TASKS):
+            default[number] = specs(of)
+            if not default[number]:
+                raise InputError(f"notebook {number} has no runs; valid: at least one task and one seed")
+    rates = [{"attention_dropout": rate, "ffn_dropout": rate} for rate in values.get("03", {}).get("rates", [])]
+    varied = {**ABLATIONS, "03": rates, "07": variants().values()}
+    benchmarks = [number for number in default if number not in varied]
+    ablations = [number for number in default if number in varied]
+    base = dict.fromkeys(spec for number in benchmarks for spec in default[number])
+    more = [replace(s, **variant) for number in ablations for variant in varied[number] for s in default[number]]
+    return {
+        f"on every task ({_notebooks(benchmarks)})": list(base),
+        f"in the ablations ({_notebooks(ablations)})": [s for s in dict.fromkeys(more) if s not in base],
+        "from an untrained decoder (notebook 06)": default.get("06", []),
+    }
+
+
+def _uncounted(values: Mapping[str, Mapping[str, Any]]) -> str:
+    """The runs of the notebooks that are no part of a plan, in words."""
+    words = ["2 runs of notebook 00"] if "00" in values else []
+    if of := values.get("10"):
+        words.append(f"{2 * len(of['list_sizes']) * len(of['seeds'])} runs of notebook 10, on lists of candidates")
+    return "; ".join(words)
 
 
 def _verify(args: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -19,7 +20,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
+from transformers.utils import cached_file, extract_commit_hash, logging
 
 from gemma_encoder.attention import IMPLEMENTATION
 from gemma_encoder.errors import InputError
@@ -28,6 +29,7 @@ from gemma_encoder.hub import reachable
 from gemma_encoder.paths import DATA
 
 TINY = "tiny"
+DENIED = re.compile(r"gated|\b40[13]\b")  # bounded: a commit may hold these digits
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # what a language model of a supported family has on top of its decoder, or encoder
 LM_HEADS = ("lm_head.", "embed_out.", "decoder.", "head.")
@@ -35,14 +37,29 @@ LM_HEADS = ("lm_head.", "embed_out.", "decoder.", "head.")
 CHANGEABLE = ("attention_dropout", "ffn_dropout", "ranking_loss", "text_columns", "unpadded")
 
 
+def hub_name(name: str) -> tuple[str, str | None]:
+    """The repository and the revision of a hub name: "owner/model@revision", a commit, tag or branch.
+
+    Without a revision it is None: the hub's main branch is taken.
+    """
+    repository, at, revision = name.partition("@")
+    if at and not revision:
+        raise InputError(f"model {name!r} has an empty revision; valid: {repository}@COMMIT, or {repository}")
+    return repository, revision or None
+
+
 def checkpoint_path(name: str | Path) -> str:
-    """Where `name` is: "tiny" is the kit's own decoder, a folder must hold a checkpoint, owner/model is on the hub."""
+    """Where `name` is: "tiny" is the kit's own decoder, a folder must hold a checkpoint, the rest is on the hub.
+
+    A name of the hub is owner/model, or owner/model@revision (see `hub_name`). A folder goes before a name of the hub.
+    """
     if str(name) == TINY:
         return str(DATA / "models" / TINY)
     folder = Path(name).expanduser()
     if not str(name) or not folder.is_dir():
-        if str(name).count("/") != 1 or str(name).startswith((".", "~", "/")):
-            valid = f"{TINY!r}, a checkpoint folder, or a hub name owner/model"
+        repository = hub_name(str(name))[0]
+        if repository.count("/") != 1 or repository.startswith((".", "~", "/")):
+            valid = f"{TINY!r}, a checkpoint folder, or a hub name owner/model or owner/model@revision"
             raise InputError(f"no model at {str(name)!r}; valid: {valid}")
         return str(name)
     if not (folder / "config.json").is_file():
@@ -56,7 +73,7 @@ def _explain(name: str, local: bool, error: Exception) -> str:
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
     if local:
         return f"cannot load {name!r}: {said}; valid: a checkpoint in transformers' format"
-    if any(sign in str(error) for sign in ("gated", "401", "403")):
+    if DENIED.search(str(error)):
         return (
             f"model {name!r} is gated: accept its licence on its hub page, create a read token with access to gated "
             f"models, run `hf auth login`; or use --model {TINY}, which needs none of it"
@@ -70,6 +87,9 @@ def _load(loader: Callable[..., Any], name: str | Path, **kwargs: Any) -> Any:
     """Call a `from_pretrained` of transformers on `name`; what goes wrong becomes one line."""
     where = checkpoint_path(name)
     local = Path(where).is_dir()
+    if not local:
+        where, revision = hub_name(where)
+        kwargs |= {"revision": revision} if revision else {}
     if not sys.stderr.isatty():  # a progress bar that nobody watches fills logs and reports
         logging.disable_progress_bar()
     verbosity = logging.get_verbosity()
@@ -169,10 +189,11 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
 
 @cache
 def model_digest(name: str | Path) -> str:
-    """sha256 over the files of a checkpoint folder; for a hub model, its commit."""
+    """sha256 over the files of a checkpoint folder; for a hub model, the commit of its revision."""
     folder = Path(checkpoint_path(name))
     if not folder.is_dir():
-        return str(_load(AutoConfig.from_pretrained, name)._commit_hash)
+        _load(AutoConfig.from_pretrained, name)  # says what is wrong with the model
+        return extract_commit_hash(_load(cached_file, name, filename="config.json"), None)
     whole = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".model")):
         whole.update(path.name.encode())

@@ -1,16 +1,31 @@
 """Ablations: which runs a table of variants asks for, how they become scores, and what the paper claims of them."""
 
 import dataclasses
+from itertools import product
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.experiments.store import RunResult
 from gemma_encoder.reports import ablation
-from gemma_encoder.reports.claims import CLAIMS, display_claim, judge
-from gemma_encoder.reports.statistics import Paired
+from gemma_encoder.reports.claims import (
+    CLAIMS,
+    UNTESTED,
+    beside,
+    compare,
+    display_claim,
+    display_untested,
+    judge,
+    sides,
+    variant_name,
+    variants,
+)
+from gemma_encoder.reports.statistics import VERDICTS, Paired, summary
+from gemma_encoder.reports.tables import UNKNOWN, difference, signed
+from gemma_encoder.tasks import bag_of_words, get_task, load, majority
 
 VARIANTS = {"causal": {"attention": "causal"}, "default": {}}
 
@@ -77,7 +92,8 @@ def test_tables_name_tasks_floors_and_protocol_and_no_path(asked, capsys):
     assert "Split scored: validation. Score: rte: mean of accuracy. Seeds: 1, 2. Checkpoint: last update" in line
     ablation.display_protocol(runs)
     shown = line + capsys.readouterr().out
-    assert "RTE (built-in twin)" in shown and "bag of words" in shown and "15.0" in shown
+    assert "RTE (built-in twin)" in shown and "bag of words" in shown
+    assert "(sd: standard deviation) over 2 seeds" in shown
     assert "0.002" in shown and "mine" in shown and "/somewhere" not in shown
     assert ablation.where(["a", "b"], "/some/folder") == "Mean of 2 tasks (local folder): a, b"
     assert ablation.where(["a"], "hub") == "One task (hub): a"
@@ -85,12 +101,130 @@ def test_tables_name_tasks_floors_and_protocol_and_no_path(asked, capsys):
     assert ablation.score_label(["a", "b"]) == "mean score over 2 tasks (points)"
 
 
+def test_a_cell_has_mean_interval_and_standard_deviation():
+    assert ablation.spread(summary([80, 82, 84])).replace(ablation.NBSP, " ") == "82.0 ± 5.0 (sd 2.0)"
+    assert ablation.spread(summary([80])) == "80.0"
+
+
+def test_a_single_seed_has_no_interval_in_the_caption(asked):
+    assert ablation.spread_caption(ablation.run_variants(VARIANTS, ["rte"], [1])) == "Score in points, 1 seed"
+
+
+def test_the_floors_are_the_mean_over_both_validation_splits_of_mnli(monkeypatch):
+    shares = {"m": 0.3, "mm": 0.4}
+    rows = {"train": "t", "validation": "m", "validation_mismatched": "mm"}
+    monkeypatch.setattr(ablation, "load", lambda task, data: rows)
+    monkeypatch.setattr(ablation, "majority", lambda task, train, part: {"accuracy": shares[part]})
+    monkeypatch.setattr(ablation, "bag_of_words", lambda task, train, part: {"accuracy": 2 * shares[part]})
+    assert ablation.floors.__wrapped__("mnli", "builtin") == pytest.approx({"majority": 35.0, "bag of words": 70.0})
+
+
+def test_the_floors_of_a_task_with_one_validation_split_are_those_of_that_split():
+    task, rows = get_task("rte"), load(get_task("rte"))
+    expected = {"majority": majority, "bag of words": bag_of_words}
+    found = ablation.floors("rte", "builtin")
+    assert found == {
+        label: pytest.approx(100 * floor(task, rows["train"], rows["validation"])["accuracy"])
+        for label, floor in expected.items()
+    }
+
+
 @pytest.mark.parametrize("name", CLAIMS)
-def test_a_claim_is_about_two_variants_that_differ_and_can_be_run(name):
+def test_a_claim_is_about_variants_that_differ_in_one_thing_and_can_be_run(name):
     claim = CLAIMS[name]
-    first, second = (RunSpec(task="rte", **side) for side in (claim.first, claim.second))
-    differ = {f.name for f in dataclasses.fields(first) if getattr(first, f.name) != getattr(second, f.name)}
-    assert differ in ({"attention"}, {"pooling"}, {"padding"}, {"attention_dropout", "ffn_dropout"})
+    firsts, seconds = ([RunSpec(task="rte", **one) for one in side] for side in (claim.first, claim.second))
+    for first, second in product(firsts, seconds):
+        differ = {f.name for f in dataclasses.fields(first) if getattr(first, f.name) != getattr(second, f.name)}
+        assert differ in ({"attention"}, {"pooling"}, {"padding"}, {"attention_dropout", "ffn_dropout"})
+
+
+def test_every_variant_of_the_claims_is_run_once():
+    specs = [RunSpec(task="rte", **one) for one in variants().values()]
+    assert len(set(specs)) == len(specs) == 12
+    assert variant_name({}) == "the paper's default"
+    assert variant_name({"pooling": "last", "attention": "causal"}) == "pooling last, attention causal"
+    assert variant_name({"attention_dropout": 0.0, "ffn_dropout": 0.15}) == "attention dropout 0, ffn dropout 0.15"
+
+
+def test_the_claims_cover_what_the_paper_says():
+    assert set(CLAIMS) >= {
+        "mask, mean", "mask, mean, 9B", "dropout, 0", "dropout, 0.15", "dropout, 0.2", "dropout, best",
+        "pooling, last", "pooling, query-probe", "pooling, kv-probe", "pooling, best", "padding",
+    }  # fmt: skip
+    assert set(UNTESTED) == {"T5, GLUE", "T5, SuperGLUE", "RankT5"}
+
+
+def test_what_the_paper_was_not_found_to_say_is_our_question():
+    assert [name for name, claim in CLAIMS.items() if claim.ours] == ["mask, last"]
+    assert CLAIMS["mask, last"].source == "not published here; our question"
+    assert CLAIMS["padding"].source == "padding comparison; no number known; said to be not significant"
+    assert CLAIMS["mask, mean"].source == "Table 6; +4.9 points there, 2B on GLUE, second-hand [B]"
+    assert (
+        CLAIMS["mask, mean, 9B"].source
+        == "Table 6; +3.4 points there, 9B on GLUE, inferred [C]; its pooler taken to be mean"
+    )
+
+
+def test_the_claim_about_9b_is_judged_by_the_runs_of_the_one_about_2b():
+    small, large = CLAIMS["mask, mean"], CLAIMS["mask, mean, 9B"]
+    assert (small.first, small.second, small.names) == (large.first, large.second, large.names)
+
+
+def by_seed(*values):
+    return pd.Series(values, index=[0, 1], dtype=float)
+
+
+def test_the_best_of_several_variants_is_the_one_with_the_highest_mean():
+    scores = {
+        "the paper's default": by_seed(70, 72),
+        "pooling last": by_seed(90, 60),
+        "pooling query-probe": by_seed(71, 69),
+        "pooling kv-probe": by_seed(95, 10),
+    }
+    first, second = sides(CLAIMS["pooling, best"], scores)
+    assert (first.to_list(), second.to_list()) == ([90, 60], [71, 69])
+    of = compare(CLAIMS["pooling, best"], scores)
+    assert (of.difference, of.n, of.names) == (5, 2, ("the best of mean and last", "the best probe"))
+    assert compare(CLAIMS["pooling, last"], scores).difference == -4
+
+
+def test_no_cell_of_paper_here_difference_is_blank():
+    of = Paired(0.5, -4.6, 5.5, 5, 0.8)
+    here = {"here": "+0.5 (-4.6 to +5.5)"}
+    assert beside(of, CLAIMS["mask, mean"]) == {"paper": "+4.9", "here - paper": "-4.4"} | here
+    assert beside(of, None) == {"paper": UNKNOWN, "here - paper": UNKNOWN} | here
+    ours = {"paper": f"{UNKNOWN} (our question)", "here - paper": UNKNOWN}
+    assert beside(of, CLAIMS["mask, last"]) == ours | here
+    assert beside(Paired(0.5, float("nan"), float("nan"), 1, 0.8), None)["here"] == "+0.5 (1 seed, no interval)"
+    assert (signed(None), difference(3.0, None), UNKNOWN) == ("not published here",) * 3
+    assert (signed(-0.04), difference(3.0, 4.26)) == ("+0.0", "-1.3")
+
+
+@pytest.mark.parametrize("learnt", [(False, True), (True, False), (False, False)])
+def test_what_was_not_learnt_judges_no_claim(learnt, capsys):
+    clear = Paired(25.7, 23.7, 27.7, 5, 0.0, ("mean", "kv-probe"))
+    claim = CLAIMS["pooling, kv-probe"]
+    assert judge(claim, clear, 1.0) == "supported"
+    assert judge(claim, clear, 1.0, learnt) == "cannot tell at this size"
+    display_claim(claim, clear, "One task", learnt=learnt)
+    shown = capsys.readouterr().out
+    assert "cannot tell at this size: Mean pooling beats" in shown and "supported" not in shown
+    for name, good in zip(clear.names, learnt, strict=True):
+        assert (f"With this training {name} does not get above" in shown) != good
+
+
+def test_the_caution_of_a_side_of_several_variants_says_that_it_is_one_of_them(capsys):
+    claim = CLAIMS["pooling, best"]
+    display_claim(claim, Paired(9, 8, 10, 5, 0.0, claim.names), "One task", learnt=(True, False))
+    assert "a variant behind the best probe does not get above what needs no model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", UNTESTED)
+def test_a_claim_about_a_model_that_is_not_run_says_why_nothing_can_be_told(name, capsys):
+    display_untested(UNTESTED[name])
+    shown = capsys.readouterr().out
+    assert f"{VERDICTS[2]}: {UNTESTED[name].says} (section 3.3; no number known)." in shown
+    assert "is run here" in shown and "notebook" in shown
 
 
 def test_claims_carry_the_published_differences_and_nothing_where_none_is_known():
@@ -98,6 +232,7 @@ def test_claims_carry_the_published_differences_and_nothing_where_none_is_known(
     known = {name: round(gap, 1) for name, gap in gaps.items() if gap is not None}
     assert known == {
         "mask, mean": 4.9,
+        "mask, mean, 9B": 3.4,
         "pooling, last": 0.3,
         "pooling, query-probe": 0.4,
         "pooling, kv-probe": 0.4,

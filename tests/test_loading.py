@@ -1,8 +1,16 @@
 """Loading: what is wrong with a checkpoint is said in one line, at once, and nothing foreign runs."""
 
+import hashlib
 import json
+import os
+import re
+import shutil
 import socket
+import subprocess
+import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -14,6 +22,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
 from gemma_encoder.errors import InputError
+from gemma_encoder.experiments.shapes import SHAPES, shape_of
 from gemma_encoder.families import ffn_modules
 from gemma_encoder.hub import reachable
 from gemma_encoder.loading import load_decoder, load_tokenizer, model_digest
@@ -56,7 +65,8 @@ def test_a_good_folder_loads_as_path_and_as_text(folder):
 
 @pytest.mark.parametrize("name", ["nowhere", "./a/b", "/no/such/folder", "a/b/c", "", "~/no-such-folder"])
 def test_a_bad_path_is_named_with_the_valid_ones(name):
-    assert refused(name) == f"no model at {name!r}; valid: 'tiny', a checkpoint folder, or a hub name owner/model"
+    valid = "'tiny', a checkpoint folder, or a hub name owner/model or owner/model@revision"
+    assert refused(name) == f"no model at {name!r}; valid: {valid}"
 
 
 def test_a_folder_without_configuration(folder):
@@ -106,6 +116,125 @@ def test_a_switched_off_hub_is_not_asked(online):
         online.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         online.setattr(constants, "HF_HUB_OFFLINE", True)
         assert not reachable()
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as serves the model owner/model."""
+
+    wanted = re.compile(r"/(?:api/models/)?owner/model(?:/(revision|resolve|tree)/([^/?]+)/?([^?]*))?")
+    revisions: dict[str, str]  # a name, or a commit itself: the commit
+    commits: dict[str, dict[str, bytes]]  # the files of each
+    asked: list[str]  # the revisions that a client wanted
+
+    def answer(self):
+        found = self.wanted.match(self.path)
+        kind, revision, name = found.groups(default="") if found else ("", "", "")
+        if found:
+            kind, revision = kind or "revision", revision or "main"
+            self.asked.append(revision)
+        commit = self.revisions.get(revision)
+        code, body, headers = 404, b"", {"X-Error-Code": "EntryNotFound" if commit else "RevisionNotFound"}
+        if commit and kind == "revision":
+            code, body = 200, json.dumps({"id": "owner/model", "sha": commit, "siblings": []}).encode()
+        elif commit and kind == "resolve" and name in self.commits[commit]:
+            code, body = 200, self.commits[commit][name]
+            headers = {"ETag": f'"{hashlib.sha1(body).hexdigest()}"'}
+        self.send_response(code)
+        for key, value in {**headers, "X-Repo-Commit": commit or "", "Content-Length": str(len(body))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_HEAD = answer  # noqa: N815
+
+    def log_message(self, *args):
+        """Quiet."""
+
+
+FIRST, SECOND = "1" * 37 + "403", "2" * 40  # digits that are no HTTP status
+ASK = """
+import json, sys, torch
+from gemma_encoder import InputError, load_tokenizer
+from gemma_encoder.loading import load_decoder, model_digest
+for name in sys.argv[1:]:
+    try:
+        weights = load_decoder(name, torch.float32).norm.weight.tolist()
+        said = [weights[0], sorted(load_tokenizer(name).get_vocab())[0], model_digest(name)]
+    except InputError as error:
+        said = str(error)
+    print(json.dumps(said))
+"""
+
+
+@pytest.fixture
+def hub(tiny_decoder, tmp_path):
+    """A hub with owner/model at two commits, "v1" and "main".
+
+    A function `(*names)` that asks a fresh process for a weight, a word and the digest of each, or the error.
+    """
+    for number, commit in enumerate((FIRST, SECOND), start=1):
+        decoder = tiny_decoder()
+        torch.nn.init.constant_(decoder.norm.weight, number)
+        decoder.save_pretrained(tmp_path / commit)
+        words = Tokenizer(WordLevel({commit: 0, "<end>": 1, "<unk>": 2}, unk_token="<unk>"))
+        PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>").save_pretrained(tmp_path / commit)
+    Hub.commits = {c: {path.name: path.read_bytes() for path in (tmp_path / c).iterdir()} for c in (FIRST, SECOND)}
+    Hub.revisions, Hub.asked = {"v1": FIRST, "main": SECOND, FIRST: FIRST, SECOND: SECOND}, []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    keep = {key: value for key, value in os.environ.items() if not key.lower().startswith(("hf_", "http", "all_proxy"))}
+    env = keep | {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
+    env["PYTHONPATH"] = os.pathsep.join(sys.path)
+
+    def ask(*names):
+        done = subprocess.run([sys.executable, "-c", ASK, *names], env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    yield ask
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_hub_model_is_taken_at_its_revision_also_from_an_earlier_download(hub, tmp_path, monkeypatch):
+    missing = FIRST.replace("1", "3")
+    *found, unknown, latest = hub("owner/model@v1", f"owner/model@{FIRST}", f"owner/model@{missing}", "owner/model")
+    assert found == [[1, FIRST, FIRST]] * 2
+    assert latest == [2, SECOND, SECOND]
+    assert set(Hub.asked[: Hub.asked.index("main")]) == {"v1", FIRST, missing}
+    assert unknown.startswith(f"cannot load hub model 'owner/model@{missing}': {missing} is not a valid git identifier")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name, number, commit in (("@v1", 1, FIRST), (f"@{SECOND}", 2, SECOND), ("", 2, SECOND)):
+        assert load_decoder(f"owner/model{name}", torch.float32).norm.weight[0] == number
+        assert model_digest(f"owner/model{name}") == commit
+    assert refused("owner/model@v2").startswith("no network for hub model 'owner/model@v2'")
+    model_digest.cache_clear()
+
+
+def test_an_empty_revision_is_refused():
+    valid = "owner/model@COMMIT, or owner/model"
+    assert refused("owner/model@") == f"model 'owner/model@' has an empty revision; valid: {valid}"
+
+
+def test_a_folder_with_an_at_in_its_name_is_a_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "mine").mkdir()
+    shutil.copytree(folder, "mine/run@1")
+    for name in ("mine/run@1", folder.rename("run@2")):
+        assert load_decoder(name, torch.float32).dtype == torch.float32
+    assert model_digest("mine/run@1") == model_digest("run@2")
+
+
+def test_a_revision_has_the_shape_of_its_model(folder, monkeypatch):
+    assert shape_of("google/gemma-2-2b@v1") == SHAPES["google/gemma-2-2b"]
+    with pytest.raises(InputError, match="no shape is known of model 'owner/model@v1'"):
+        shape_of("owner/model@v1")
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "google").mkdir()
+    folder.rename("google/gemma-2-2b@v1")
+    assert shape_of("google/gemma-2-2b@v1").width == 32
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from gemma_encoder.reports.notebooks import notebook_names, parameters
 
 NAMES = notebook_names()
 SECTIONS = ("**Question.**", "## A prediction", "## Check", "**What to expect with real weights.**", "## Exercise")
+EXPERIMENT = ("**Protocol card.**", "## Quick checks")  # what a notebook that trains has besides
+COMPARED = ("02_pooling", "03_dropout", "04_padding", "05_causal_vs_bidirectional", "07_every_claim")
 MAX_KIB = 400
 
 
@@ -60,6 +62,9 @@ def test_it_keeps_the_contract(name):
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     assert text.startswith("# ")
     assert not [section for section in SECTIONS if section not in text]
+    assert "## What the paper says" in text or "| Paper |" in text
+    if "## The experiment" in text:
+        assert not [section for section in EXPERIMENT if section not in text]
     assert text.count("<details>") >= 3  # quick checks, answers folded away
     assert any("assert " in cell.source for cell in code_cells(notebook))
     assert notebook.metadata.kernelspec.name == "python3"
@@ -68,3 +73,13 @@ def test_it_keeps_the_contract(name):
 def test_every_setting_of_the_profile_is_used():
     declared = {key for name in NAMES for key in parameters(name)}
     assert set(load_profile("tiny")) - {"notebooks"} <= declared
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_its_table_of_paper_here_and_difference_has_no_blank(name):
+    cells = load(name).cells
+    (heading,) = [at for at, cell in enumerate(cells) if "### Paper / here / difference" in cell.source]
+    shown = [output.data["text/html"] for output in cells[heading + 1].outputs if "text/html" in output.get("data", {})]
+    assert len(shown) == 1
+    assert all(f'<th scope="col">{column}</th>' in shown[0] for column in ("paper", "here", "here - paper"))
+    assert "></td>" not in shown[0]

@@ -72,6 +72,19 @@ def test_the_settings_of_a_task_go_before_those_of_all(written):
         ("[0, 1]", "[0, one]", 5, "seeds [0, 'one'] is not valid"),
         ("data: builtin\n", "", 1, "setting 'data' is missing"),
         ("epochs: 2", "control: 7", 6, "control 7 is not valid; valid: a model, or ''"),
+        ("epochs: 2", "list_sizes: 8", 6, "list_sizes 8 is not valid; valid: list of int, not empty"),
+        ("epochs: 2", "list_sizes: [8, 3.5]", 6, "list_sizes [8, 3.5] is not valid"),
+        ("epochs: 2", "list_sizes: [8, 1]", 6, "list_size 1 is too small"),
+        ("epochs: 2", "ranking_task: cola", 6, "unknown ranking task 'cola'; valid: msmarco, trec_dl"),
+        ("epochs: 2", "ranking_task: [msmarco]", 6, "ranking_task ['msmarco'] is not valid; valid: a ranking task"),
+        ("epochs: 2", "ranking_data: 7", 6, "ranking_data 7 is not valid; valid: 'builtin', or a folder"),
+        ("epochs: 2", "[a]: 2", 6, "found unhashable key"),
+        ("epochs: 2", "epochs: !two 2", 6, "could not determine a constructor for the tag '!two'"),
+        ("epochs: 2", "epochs: !!int two", 6, "'two' is not valid as int"),
+        ("epochs: 2", "epochs: 2026-13-45", 6, "'2026-13-45' is not valid as timestamp"),
+        ("epochs: 2", "epochs: 2026-12-24", 6, "epochs datetime.date(2026, 12, 24) is a date; valid: int"),
+        ("epochs: 2", "epochs: 2\x07", 6, "character U+0007 is not allowed in YAML"),
+        ("epochs: 2", "epochs: *two", 6, "found undefined alias 'two'"),
     ],
 )
 def test_a_faulty_profile_is_refused_with_its_line(written, old, new, line, says):
@@ -80,6 +93,27 @@ def test_a_faulty_profile_is_refused_with_its_line(written, old, new, line, says
     assert f"profile 'mine', line {line}: " in str(caught.value)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_profile_that_is_not_utf_8_is_refused_with_its_line(tmp_path):
+    content = GOOD.replace("epochs: 2", "epochs: 2 # zwölf").encode("latin-1")
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        load_profile("mine", tmp_path)
+    byte = 1 + content.index(b"\xf6")
+    assert str(caught.value) == f"profile 'mine', line 6: not UTF-8 at byte {byte} of the file"
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "- tiny\n"])
+def test_a_profile_without_settings_is_refused(written, text):
+    with pytest.raises(InputError, match="profile 'mine', line 1: no settings"):
+        written(text)
+
+
+def test_a_profile_may_say_what_is_ranked(written):
+    ranking = {"ranking_task": "trec_dl", "ranking_data": "lists", "list_sizes": [8, 32]}
+    said = "".join(f"{key}: {value}\n" for key, value in ranking.items())
+    assert written(said + GOOD) == ranking | written(GOOD)
 
 
 def test_the_profiles_are_those_of_the_paper_and_the_smaller_ones():
@@ -124,6 +158,7 @@ def test_the_plan_counts_the_runs_of_the_control_too(timed, capsys):
 @pytest.mark.parametrize("name", sorted(set(profile_names()) - {"tiny"}))
 def test_a_profile_has_settings_for_every_task_that_a_notebook_may_choose(name):
     profile = load_profile(name)
+    assert max(profile["list_sizes"]) >= 20
     for task in (*HUB, "msmarco", "trec_dl"):
         spec = specs({**profile, "tasks": [task]})[0]
         if get_task(task).kind == "ranking":

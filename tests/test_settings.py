@@ -7,7 +7,7 @@ from gemma_encoder.errors import InputError
 from gemma_encoder.profiles import load_profile
 from gemma_encoder.reports import notebooks
 from gemma_encoder.reports.notebooks import notebook_names
-from gemma_encoder.reports.settings import given_parameters
+from gemma_encoder.reports.settings import check_inputs, given_parameters
 
 CELL = """model = "tiny"  # a
 data = "builtin"  # b
@@ -51,9 +51,40 @@ def test_a_setting_the_profile_leaves_out_is_the_default_of_a_run_not_of_the_not
     assert given_parameters(["05_mine"], profile, [])["05_mine"] == {"learning_rate": 5e-4}
 
 
-def test_a_data_folder_is_also_where_ranking_looks_and_the_hub_is_not(folder, tmp_path):
-    assert given([f"data={tmp_path}"]) == {"data": str(tmp_path), "ranking_data": str(tmp_path)}
+def test_a_data_folder_with_lists_is_also_where_ranking_looks_and_the_hub_is_not(folder, tmp_path):
+    assert given([f"data={tmp_path}"]) == {"data": str(tmp_path)}
     assert given(["data=hub"]) == {"data": "hub"}
+    (tmp_path / "msmarco").mkdir()
+    for split in ("train", "validation"):
+        (tmp_path / "msmarco" / f"{split}.jsonl").touch()
+    assert given([f"data={tmp_path}"]) == {"data": str(tmp_path), "ranking_data": str(tmp_path)}
+    assert given([f"data={tmp_path}", "ranking_data=builtin"]) == {"data": str(tmp_path)}
+
+
+def test_the_notebook_about_ranking_takes_a_data_folder_as_it_is_and_says_what_is_missing(tmp_path):
+    found = given_parameters(["10_ranking"], load_profile("tiny"), [f"data={tmp_path}"])
+    assert found == {"10_ranking": {"ranking_data": str(tmp_path)}}
+    with pytest.raises(InputError, match="no task msmarco in "):
+        check_inputs(found)
+
+
+@pytest.mark.parametrize("name", ["00_start_here", "10_ranking"])
+def test_what_ranking_cannot_have_is_refused_before_a_kernel_starts(name):
+    with pytest.raises(InputError, match="is not on the hub"):
+        check_inputs({name: {"ranking_data": "hub"}})
+    with pytest.raises(InputError, match="unknown setting 'precison'"):
+        check_inputs({name: {"more": {"precison": "bfloat16"}}})
+
+
+def test_the_tiny_profile_gives_every_notebook_its_defaults():
+    assert not any(given_parameters(notebook_names(), load_profile("tiny"), []).values())
+
+
+def test_every_notebook_that_trains_takes_all_settings():
+    trains = [name for name in notebook_names() if "learning_rate" in notebooks.parameters(name)]
+    assert {"00_start_here", "10_ranking"} < set(trains)
+    for name in trains:
+        assert {"more", "per_task", "train_examples"} <= set(notebooks.parameters(name)), name
 
 
 @pytest.mark.parametrize(
@@ -82,5 +113,7 @@ def test_a_profile_drives_every_notebook_with_all_its_settings(name):
             reached = {key: values.get(key, declared[key].default) for key in declared} | values.get("more", {})
             for key, value in profile.items():
                 assert reached.get(key, value) == value, (notebook, key)
+            assert not declared.keys() & reached["more"].keys(), "a setting given twice"
+            assert "data" not in reached["more"]
             lora = {"lora_rank": 16, "lora_alpha": 32.0} if name == "gemma2-9b" else {}
             assert {key: reached["more"].get(key) for key in lora} == lora

@@ -14,27 +14,28 @@ import pyarrow.parquet as pq
 import pytest
 
 from gemma_encoder.tasks import get_task
+from gemma_encoder.tasks.task import HubSource
 
 
 class Hub(BaseHTTPRequestHandler):
     """As much of the hub as serves one small dataset repository at one revision."""
 
-    revision = get_task("sst2").hub.revision
+    source: HubSource
     files: dict[str, bytes]
 
     def answer(self):
-        path = self.path.partition("?")[0]
-        resolve, api = f"/datasets/nyu-mll/glue/resolve/{self.revision}/", "/api/datasets/nyu-mll/glue/"
-        headers = {"X-Repo-Commit": self.revision}
+        path, repo, revision = self.path.partition("?")[0], self.source.repo, self.source.revision
+        resolve, api = f"/datasets/{repo}/resolve/{revision}/", f"/api/datasets/{repo}/"
+        headers = {"X-Repo-Commit": revision}
         code, body = 404, b""
         if path.startswith(resolve) and (name := path.removeprefix(resolve)) in self.files:
             code, body = 200, self.files[name]
             headers["ETag"] = f'"{hashlib.sha1(body).hexdigest()}"'
         elif path.startswith(resolve):
             headers["X-Error-Code"] = "EntryNotFound"
-        elif path == f"{api}revision/{self.revision}":
-            code, body = 200, json.dumps({"id": "nyu-mll/glue", "sha": self.revision, "siblings": []}).encode()
-        elif path.startswith(tree := f"{api}tree/{self.revision}"):
+        elif path == f"{api}revision/{revision}":
+            code, body = 200, json.dumps({"id": repo, "sha": revision, "siblings": []}).encode()
+        elif path.startswith(tree := f"{api}tree/{revision}"):
             folder = Path(path.removeprefix(tree).strip("/"))
             entries = [
                 {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
@@ -42,7 +43,7 @@ class Hub(BaseHTTPRequestHandler):
                 if Path(name).parent == folder
             ]
             if folder == Path():
-                entries.append({"type": "directory", "path": "sst2", "oid": "0" * 40})
+                entries.append({"type": "directory", "path": self.source.config, "oid": "0" * 40})
             code, body = 200, json.dumps(entries).encode()
         self.send_response(code)
         for name, value in (headers | {"Content-Length": str(len(body))}).items():
@@ -57,18 +58,25 @@ class Hub(BaseHTTPRequestHandler):
         """Quiet."""
 
 
-def hub_files() -> dict[str, bytes]:
-    """SST-2 as the hub keeps it; the test split has labels that no task allows."""
-    splits = {"train": [1, 0, 1], "validation": [0, 1], "test": [-1]}
-    card = ["---", "configs:", "- config_name: sst2", "  data_files:"]
+def hub_files(config: str, splits: dict[str, dict[str, list]]) -> dict[str, bytes]:
+    """A task as the hub keeps it: a card that names its splits, and one Parquet file a split."""
+    card = ["---", "configs:", f"- config_name: {config}", "  data_files:"]
     files = {}
-    for split, labels in splits.items():
-        card += [f"  - split: {split}", f"    path: sst2/{split}-*"]
-        texts = [f"{split} text {at}" for at in range(len(labels))]
+    for split, columns in splits.items():
+        card += [f"  - split: {split}", f"    path: {config}/{split}-*"]
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.table({"sentence": texts, "label": labels, "idx": list(range(len(labels)))}), sink)
-        files[f"sst2/{split}-00000-of-00001.parquet"] = sink.getvalue().to_pybytes()
+        pq.write_table(pa.table(columns | {"idx": list(range(len(columns["label"])))}), sink)
+        files[f"{config}/{split}-00000-of-00001.parquet"] = sink.getvalue().to_pybytes()
     return files | {"README.md": "\n".join([*card, "---", ""]).encode()}
+
+
+def sst2(split: str, labels: list[int]) -> dict[str, list]:
+    return {"sentence": [f"{split} text {at}" for at in range(len(labels))], "label": labels}
+
+
+def copa(split: str, labels: list[int]) -> dict[str, list]:
+    texts = {name: [f"{split} {name} {at}" for at in range(len(labels))] for name in ("premise", "choice1", "choice2")}
+    return texts | {"question": ["cause"] * len(labels), "label": labels}
 
 
 LOAD = """
@@ -82,7 +90,7 @@ for wanted in sys.argv[1:]:
     task = replace(task, hub=replace(task.hub, revision=revision or task.hub.revision))
     start = time.perf_counter()
     try:
-        said = {split: rows["sentence"][:] for split, rows in load(task, "hub").items()}
+        said = {split: rows[task.text_columns[-1]][:] for split, rows in load(task, "hub").items()}
     except InputError as error:
         said = str(error)
     print(json.dumps([said, time.perf_counter() - start]))
@@ -90,7 +98,7 @@ for wanted in sys.argv[1:]:
 
 
 def ask_hub(address: str, home: Path, *wanted: str) -> list:
-    """Load tasks (`name` or `name@revision`) in a fresh process; for each, its texts or the error, and the seconds."""
+    """Load tasks (`name` or `name@revision`) in a fresh process; for each, its last texts or the error, and seconds."""
     keep = {
         name: value for name, value in os.environ.items() if not name.lower().startswith(("hf_", "http", "all_proxy"))
     }
@@ -103,21 +111,29 @@ def ask_hub(address: str, home: Path, *wanted: str) -> list:
 
 @pytest.fixture
 def hub():
-    """Address of a running server, and how to stop it."""
-    Hub.files = hub_files()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    """What serves a task with a row for every label of its splits: gives the server's address, and how to stop it."""
+    running = []
+
+    def serve(name, columns, **labels):
+        Hub.source = get_task(name).hub
+        Hub.files = hub_files(Hub.source.config, {split: columns(split, of) for split, of in labels.items()})
+        running.append(server := ThreadingHTTPServer(("127.0.0.1", 0), Hub))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}", stop
 
     def stop():
-        server.shutdown()
-        server.server_close()
+        while running:
+            server = running.pop()
+            server.shutdown()
+            server.server_close()
 
-    yield f"http://127.0.0.1:{server.server_port}", stop
+    yield serve
     stop()
 
 
 def test_the_hub_is_read_at_the_pinned_revision_and_its_absence_is_said_at_once(hub, tmp_path):
-    address, stop = hub
+    # the labels of the test split are none that the task allows
+    address, stop = hub("sst2", sst2, train=[1, 0, 1], validation=[0, 1], test=[-1])
     texts = {"train": [f"train text {at}" for at in range(3)], "validation": ["validation text 0", "validation text 1"]}
     [[found, _]] = ask_hub(address, tmp_path, "sst2")
     assert found == texts
@@ -127,5 +143,21 @@ def test_the_hub_is_read_at_the_pinned_revision_and_its_absence_is_said_at_once(
     assert again == texts  # from the earlier download
     assert missing.startswith("cannot load nyu-mll/glue (cola) from the hub: no network, and no earlier download")
     assert missing.endswith("; valid without the hub: --data-dir FOLDER, or the built-in tasks (--profile tiny)")
-    assert f"revision {'0' * 40} wanted, {Hub.revision} found" in other
+    assert f"revision {'0' * 40} wanted, {Hub.source.revision} found" in other
     assert max(first, second, third) < 10  # the clients' own retries take 23 s
+
+
+def test_superglue_is_read_at_its_pinned_revision_and_in_the_columns_of_the_task(hub, tmp_path):
+    address, stop = hub("copa", copa, train=[1, 0], validation=[0], test=[-1])
+    choices = {
+        split: [[f"{split} choice1 {at}", f"{split} choice2 {at}"] for at in range(rows)]
+        for split, rows in (("train", 2), ("validation", 1))
+    }
+    [[found, _]] = ask_hub(address, tmp_path, "copa")
+    assert found == choices
+    stop()
+
+    [[again, first], [missing, second]] = ask_hub(address, tmp_path, "copa", "boolq")
+    assert again == choices  # from the earlier download
+    assert missing.startswith("cannot load aps/super_glue (boolq) from the hub: no network, and no earlier download")
+    assert max(first, second) < 10

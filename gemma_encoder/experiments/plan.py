@@ -3,6 +3,7 @@
 Works without network and without the model's weights. Estimates, with their assumptions:
 
 tokens: counted where model and data are on this machine; else rows and characters of the hub's tasks (`sizes.HUB`).
+    A run that fills its batches up to one length trains on the padding too.
 FLOPs: 6 a weight and token for training, 2 for evaluation, 8 with gradient checkpointing, and those of the attention
     maps (Kaplan et al., 2020, arXiv 2001.08361, section 2.1). With LoRA 2 less: no gradients of frozen weights.
 memory: weights, gradients, AdamW's two moments, and the activations that the backward pass needs.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -23,7 +25,7 @@ from gemma_encoder.experiments.pace import pace
 from gemma_encoder.experiments.shapes import Shape, shape_of
 from gemma_encoder.experiments.sizes import Work, work_of
 from gemma_encoder.experiments.spec import RunSpec
-from gemma_encoder.loading import checkpoint_path
+from gemma_encoder.loading import checkpoint_path, hub_name
 
 UTILISATION = 0.3
 PEAKS = {  # FLOPs a second from the makers' data sheets, dense, and memory in GB
@@ -31,6 +33,19 @@ PEAKS = {  # FLOPs a second from the makers' data sheets, dense, and memory in G
     "RTX 4090": {"bfloat16": 165e12, "float32": 83e12, "memory": 24},
     "A100 80GB": {"bfloat16": 312e12, "float32": 19.5e12, "memory": 80},
     "H100 SXM": {"bfloat16": 989e12, "float32": 67e12, "memory": 80},
+}
+ABLATIONS = {  # what the notebooks of these numbers vary: fields of RunSpec
+    "02": [{"pooling": name} for name in ("mean", "last", "first", "query-probe", "kv-probe")],
+    "04": [{"padding": side} for side in ("none", "right", "left")],
+    "05": [{"attention": mask, "pooling": name} for mask in ("causal", "bidirectional") for name in ("mean", "last")],
+}
+READ_ALIKE = {  # settings that change neither the rows of a run nor their tokens
+    "seed": 0,
+    "attention": "bidirectional",
+    "pooling": "mean",
+    "attention_dropout": 0.0,
+    "ffn_dropout": 0.0,
+    "padding": "none",
 }
 TIMED = 100e6  # weights: an update of a larger model takes a CPU longer than a person waits for a plan
 
@@ -56,7 +71,7 @@ def activation_bytes(shape: Shape, spec: RunSpec, work: Work) -> float:
     size = 4 if spec.precision == "float32" else 2
     token = 12 * shape.width + 4 * shape.ffn + 3 * shape.head_dim * shape.heads
     # attention opens a batch to its longest row, the peak is that of the worst batch
-    longest = max(work.lengths) if len(work.lengths) > 1 else 2 * length
+    longest = max(work.lengths) if len(work.lengths) > 1 or spec.padding != "none" else 2 * length
     block = size * rows * (length * token + 4 * shape.heads * longest**2)
     if spec.gradient_checkpointing:
         return block + size * shape.layers * rows * length * shape.width
@@ -76,17 +91,38 @@ def estimate(spec: RunSpec, shape: Shape, work: Work) -> Estimate:
     return Estimate(tokens, evaluated, flops, int(4 * shape.parameters + 8 * trained + rounded + passing))
 
 
-def as_text(specs: Sequence[RunSpec]) -> str:
-    """The plan of these runs, which share a model, for a person to read."""
-    if not specs:
-        raise InputError("no runs to plan; valid: a profile with tasks and seeds")
-    model, data, precision = specs[0].model, specs[0].data, specs[0].precision
-    shape, alike = shape_of(model), [replace(spec, seed=0) for spec in specs]  # a seed costs what another one does
-    works = {spec: work_of(spec) for spec in set(alike)}
-    estimates = [estimate(spec, shape, works[spec]) for spec in alike]
+def filled_up(work: Work, spec: RunSpec) -> Work:
+    """`work` as the run of `spec` trains on it: where it pads, every text is as long as the longest of its batch.
+
+    Validation rows are batched by length and stay as they are. Where lengths could not be counted, the longest of a
+    batch is taken to be twice the mean.
+    """
+    if spec.padding == "none":
+        return work
+    if len(work.lengths) == 1:
+        return replace(work, lengths=[min(2 * work.length, spec.max_length)])
+    count = max(1, round((spec.micro_batch or spec.batch_size) * work.texts))
+    batches = [work.lengths[at : at + count] for at in range(0, len(work.lengths), count)]
+    return replace(work, lengths=[max(batch) for batch in batches for _ in batch])
+
+
+def as_text(parts: Mapping[str, Sequence[RunSpec]]) -> str:
+    """The plan of these runs, which share a model, for a person to read; every part has a line.
+
+    All runs are counted, so one that two parts share belongs in one of them only.
+    """
+    parts = {name: [replace(spec, seed=0) for spec in part] for name, part in parts.items() if part}  # seeds cost alike
+    alike = list(chain.from_iterable(parts.values()))
+    if not alike:
+        raise InputError("no runs to plan; valid: notebooks with tasks and seeds")
+    model, data, precision = alike[0].model, alike[0].data, alike[0].precision
+    shape, works = shape_of(model), _works(alike)
+    costs = {spec: estimate(spec, shape, work) for spec, work in works.items()}
+    estimates = [costs[spec] for spec in alike]
     flops, peak = sum(each.flops for each in estimates), max(each.memory for each in estimates)
     lines = [
-        f"runs       {len(specs)}: {', '.join(dict.fromkeys(spec.task for spec in specs))}",
+        f"runs       {len(alike)}: {', '.join(dict.fromkeys(spec.task for spec in alike))}",
+        *[_share(name, part, costs, flops) for name, part in parts.items()],
         f"model      {model}, {shape.parameters / 1e6:,.0f}M weights",
         f"tokens     {sum(each.tokens for each in estimates) / 1e6:,.1f}M trained on, "
         f"{sum(each.evaluated for each in estimates) / 1e6:,.1f}M evaluated",
@@ -105,17 +141,34 @@ def as_text(specs: Sequence[RunSpec]) -> str:
     return "\n".join(lines)
 
 
+def _works(specs: Sequence[RunSpec]) -> dict[RunSpec, Work]:
+    """What each run trains on; what they read alike is read once."""
+    keys = {spec: replace(spec, **READ_ALIKE) for spec in specs}
+    read = {key: work_of(key) for key in dict.fromkeys(keys.values())}
+    return {spec: filled_up(read[key], spec) for spec, key in keys.items()}
+
+
+def _share(name: str, part: Sequence[RunSpec], costs: Mapping[RunSpec, Estimate], flops: float) -> str:
+    """The line of one part of a plan: its runs, and how much of the work they are."""
+    return f"           {len(part)} {name}: {sum(costs[spec].flops for spec in part) / flops:.0%} of the FLOPs"
+
+
 def _here(specs: Sequence[RunSpec], works: Mapping[RunSpec, Work], shape: Shape, peak: int) -> str:
-    """The hours of all runs, one after the other, on this machine; the task with the most tokens is timed."""
+    """The hours of all runs, one after the other, on this machine; the task with the most tokens is timed, unpadded."""
     if torch.cuda.is_available():
         room = torch.cuda.mem_get_info()[0]
         if peak > room:
             return f"unknown on this machine: its GPU has {room / 1e9:,.0f} GB free"
     elif shape.parameters > TIMED:
         return f"unknown on this machine: on a CPU, models of up to {TIMED / 1e6:.0f}M weights are timed"
-    largest = max(specs, key=lambda spec: works[spec].rows * works[spec].texts * works[spec].length)
+
+    def tokens(spec: RunSpec) -> tuple[bool, float]:
+        return spec.padding == "none", works[spec].rows * works[spec].texts * works[spec].length
+
+    largest = max(specs, key=tokens)
     found = pace(largest, works[largest])
-    return f"{sum(found.seconds(spec, works[spec], shape) for spec in specs) / 3600:,.2f} on {found.where}, timed now"
+    seconds = {spec: found.seconds(spec, work, shape) for spec, work in works.items()}
+    return f"{sum(seconds[spec] for spec in specs) / 3600:,.2f} on {found.where}, timed now"
 
 
 def _too_small(peak: int, room: float) -> str:
@@ -130,4 +183,6 @@ def _download(model: str, shape: Shape, data: str) -> str:
 
 
 def _licence(model: str, shape: Shape) -> str:
-    return f"{shape.licence}: accept it on the hub page of {model}, then `hf auth login`" if shape.licence else "none"
+    if not shape.licence:
+        return "none"
+    return f"{shape.licence}: accept it on the hub page of {hub_name(model)[0]}, then `hf auth login`"

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import AutoConfig, PreTrainedConfig
 
 from gemma_encoder.errors import InputError
-from gemma_encoder.loading import checkpoint_path
+from gemma_encoder.loading import checkpoint_path, hub_name
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,20 @@ SHAPES = {  # sources: the public config files; Ettin: the table of its reposito
 }
 
 
+def _listed(model: str) -> Shape | None:
+    """The shape that the table has of a model on the hub, at any revision; None for other models and for folders."""
+    where = checkpoint_path(model)
+    return None if Path(where).is_dir() else SHAPES.get(hub_name(where)[0])
+
+
 def config_of(model: str) -> PreTrainedConfig:
     """The configuration of a checkpoint folder, or one of the table; InputError for anything else."""
     folder = Path(checkpoint_path(model))
     if (folder / "config.json").is_file():
         return AutoConfig.from_pretrained(folder)
-    if model not in SHAPES:
+    shape = _listed(model)
+    if shape is None:
         raise InputError(f"no shape is known of model {model!r}; valid: a checkpoint folder, {', '.join(SHAPES)}")
-    shape = SHAPES[model]
     sizes = {"num_hidden_layers": shape.layers, "hidden_size": shape.width, "intermediate_size": shape.ffn}
     heads = {"num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim}
     return AutoConfig.for_model(shape.family, vocab_size=shape.vocab, **sizes, **heads)
@@ -77,8 +83,8 @@ def config_of(model: str) -> PreTrainedConfig:
 
 def shape_of(model: str) -> Shape:
     """From the table, or from the config of a checkpoint folder; InputError for anything else."""
-    if model in SHAPES:
-        return SHAPES[model]
+    if listed := _listed(model):
+        return listed
     config = config_of(model)
     heads = config.num_attention_heads
     return Shape(

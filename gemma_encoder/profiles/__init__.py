@@ -1,27 +1,38 @@
 """Profiles: everything that differs between a laptop and the paper, one commented YAML file each.
 
 `model`, `data` and `seeds` say what is run, on `tasks` in the ablations, on `glue_tasks` and `superglue_tasks` in the
-notebooks of these benchmarks, where `control` names a native encoder to hold the model against; `notebooks` says which
-are run where a person does not. Every other key is a setting of RunSpec, and `per_task` holds those that differ from
-task to task. A notebook gets the keys that it declares as parameters, and the other settings of RunSpec as its `more`.
+notebooks of these benchmarks, where `control` names a native encoder to hold the model against; `ranking_task`,
+`ranking_data` and `list_sizes` belong to the notebook about ranking; `notebooks` says which are run where a person does
+not. Every other key is a setting of RunSpec, and `per_task` holds those that differ from task to task. A notebook gets
+the keys that it declares as parameters, and the other settings of RunSpec as its `more`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
+from yaml.reader import ReaderError
 
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.experiments.spec import RunSpec, spec_fields
-from gemma_encoder.tasks import task_names
+from gemma_encoder.tasks import get_task, task_names
 
 FOLDER = Path(__file__).parent
 SETTINGS = sorted(set(spec_fields()) - {"task", "seed"})
 TASKS = ("tasks", "glue_tasks", "superglue_tasks")
 KINDS = dict.fromkeys(("notebooks", *TASKS), (list, str))  # of the value, and of each item
-KINDS |= {"seeds": (list, int), "per_task": (dict, dict)}
+KINDS |= {"seeds": (list, int), "list_sizes": (list, int), "per_task": (dict, dict)}
+RANKING = "msmarco"  # the ranking task where none is named
+TEXTS = {
+    "control": "a model, or ''",
+    "ranking_task": "a ranking task",
+    "ranking_data": "'builtin', or a folder with lists of candidates",
+}
 
 
 def profile_names() -> list[str]:
@@ -32,19 +43,13 @@ def profile_names() -> list[str]:
 def load_profile(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     """The settings of profile `name`.
 
-    An unknown name, and a file with an unknown or double key, a wrong type or settings that contradict each other, is
-    an InputError; it names the line of the file.
+    An unknown name, and a file that is no YAML or has an unknown or double key, a wrong type or settings that
+    contradict each other, is an InputError; it names the line of the file.
     """
     valid = sorted(path.stem for path in folder.glob("*.yaml"))
-    text = (folder / f"{check_choice('profile', name, valid)}.yaml").read_text()
+    content = (folder / f"{check_choice('profile', name, valid)}.yaml").read_bytes()
     try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        raise InputError(f"profile {name!r}, line {error.problem_mark.line + 1}: {error.problem}") from None
-    if not isinstance(tree, yaml.MappingNode):
-        raise InputError(f"profile {name!r}, line 1: no settings; valid: lines of `key: value`")
-    try:
-        return _checked(tree, yaml.safe_load(text))
+        return _checked(*_parsed(content))
     except _ProfileError as fault:
         raise InputError(f"profile {name!r}, line {fault.line}: {fault}") from None
 
@@ -81,28 +86,56 @@ class _ProfileError(Exception):
         self.line = line
 
 
+@contextmanager
+def _at(line: int) -> Iterator[None]:
+    """An InputError in this block is one of `line`."""
+    try:
+        yield
+    except InputError as error:
+        raise _ProfileError(line, error) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a scalar that its type cannot hold, such as a date in month 13, is a fault with its line."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except Exception as error:  # dates, numbers and booleans each raise their own kinds
+            said = f"{node.value!r} is not valid as {node.tag.rsplit(':', 1)[-1]}"
+            raise ConstructorError(None, None, said, node.start_mark) from error
+
+
+def _parsed(content: bytes) -> tuple[yaml.MappingNode, dict[str, Any]]:
+    """The YAML of a profile, as nodes, which know their lines, and as values."""
+    try:
+        text = content.decode()
+        tree, profile = yaml.compose(text, Loader=_Loader), yaml.load(text, Loader=_Loader)
+    except UnicodeDecodeError as error:
+        line = 1 + content.count(b"\n", 0, error.start)
+        raise _ProfileError(line, f"not UTF-8 at byte {error.start + 1} of the file") from None
+    except ReaderError as error:
+        line = 1 + text.count("\n", 0, error.position)
+        raise _ProfileError(line, f"character U+{error.character:04X} is not allowed in YAML") from None
+    except yaml.MarkedYAMLError as error:
+        raise _ProfileError(error.problem_mark.line + 1, error.problem) from None
+    if not isinstance(tree, yaml.MappingNode):
+        raise _ProfileError(1, "no settings; valid: lines of `key: value`")
+    return tree, profile
+
+
 def _checked(tree: yaml.MappingNode, profile: dict[str, Any]) -> dict[str, Any]:
-    lines = _lines(tree, "setting", [*SETTINGS, *KINDS, "control"])
+    lines = _lines(tree, "setting", [*SETTINGS, *KINDS, *TEXTS])
     for key in ("model", "data", "tasks", "seeds"):
         if key not in profile:
             raise _ProfileError(1, f"setting {key!r} is missing")
-    for key, (kind, item) in KINDS.items():
-        value = profile.get(key, kind())
-        good = isinstance(value, kind) and all(type(v) is item for v in (value if kind is list else value.values()))
-        if not good or (key in profile and not value):
-            what = f"{kind.__name__} of {item.__name__}, not empty"
-            raise _ProfileError(lines[key], f"{key} {value!r} is not valid; valid: {what}")
-    if type(profile.get("control", "")) is not str:
-        raise _ProfileError(lines["control"], f"control {profile['control']!r} is not valid; valid: a model, or ''")
+    _check_kinds(profile, lines)
     per_task = next((value for key, value in tree.value if key.value == "per_task"), None)
     of_task = {key.value: _lines(value, "setting", SETTINGS) for key, value in per_task.value} if per_task else {}
     task_lines = _lines(per_task, "task", task_names()) if per_task else {}
-    for name in TASKS:
-        for task in profile.get(name, []):
-            try:
-                check_choice("task", task, task_names())
-            except InputError as error:
-                raise _ProfileError(lines[name], error) from None
+    _check_names(profile, lines)
     alone = {key: value for key, value in profile.items() if key not in TASKS}
     for task in dict.fromkeys([*tasks_of(profile), *task_lines]):
         at = {**lines, **of_task.get(task, {})}
@@ -114,15 +147,41 @@ def _checked(tree: yaml.MappingNode, profile: dict[str, Any]) -> dict[str, Any]:
     return profile
 
 
+def _check_kinds(profile: dict[str, Any], lines: dict[str, int]) -> None:
+    """Types of the keys that are no settings of RunSpec, which checks its own."""
+    for key, (kind, item) in KINDS.items():
+        value = profile.get(key, kind())
+        good = isinstance(value, kind) and all(type(v) is item for v in (value if kind is list else value.values()))
+        if not good or (key in profile and not value):
+            what = f"{kind.__name__} of {item.__name__}, not empty"
+            raise _ProfileError(lines[key], f"{key} {value!r} is not valid; valid: {what}")
+    for key, valid in TEXTS.items():
+        if type(profile.get(key, "")) is not str:
+            raise _ProfileError(lines[key], f"{key} {profile[key]!r} is not valid; valid: {valid}")
+
+
+def _check_names(profile: dict[str, Any], lines: dict[str, int]) -> None:
+    """Names of tasks, and lengths of lists."""
+    for key in TASKS:
+        for task in profile.get(key, []):
+            with _at(lines[key]):
+                check_choice("task", task, task_names())
+    if "ranking_task" in profile:
+        with _at(lines["ranking_task"]):
+            ranking = [name for name in task_names() if get_task(name).kind == "ranking"]
+            check_choice("ranking task", profile["ranking_task"], ranking)
+    for size in profile.get("list_sizes", []):
+        with _at(lines["list_sizes"]):
+            RunSpec(task=RANKING, list_size=size)
+
+
 def _lines(tree: yaml.MappingNode, what: str, valid: list[str]) -> dict[str, int]:
     """The line of every key of a mapping; an unknown or double key is a fault."""
     found: dict[str, int] = {}
     for key, _ in tree.value:
         line = key.start_mark.line + 1
-        try:
+        with _at(line):
             check_choice(what, key.value, valid)
-        except InputError as error:
-            raise _ProfileError(line, error) from None
         if key.value in found:
             raise _ProfileError(line, f"{what} {key.value!r} is given twice, first in line {found[key.value]}")
         found[key.value] = line

@@ -11,9 +11,9 @@ import pandas as pd
 from gemma_encoder.errors import check_choice
 from gemma_encoder.experiments.spec import RunSpec, spec_fields
 from gemma_encoder.experiments.sweep import sweep
-from gemma_encoder.reports.statistics import seed_means, summary
+from gemma_encoder.reports.statistics import Summary, seed_means, summary
 from gemma_encoder.reports.tables import display_table
-from gemma_encoder.tasks import bag_of_words, get_task, load, majority, score
+from gemma_encoder.tasks import bag_of_words, get_task, joined, load, majority, score
 
 NBSP = "\N{NO-BREAK SPACE}"
 Variants = Mapping[str, Mapping[str, object]]
@@ -65,12 +65,18 @@ def score_label(tasks: Sequence[str]) -> str:
 
 @cache
 def floors(name: str, data: str) -> dict[str, float]:
-    """What needs no model on a task, in points."""
-    task, split = get_task(name), load(get_task(name), data)
+    """What needs no model on a task, in points; over all its validation splits, as a run is scored."""
+    task, splits = get_task(name), dict(load(get_task(name), data))
+    train = splits.pop("train")
     return {
-        "majority": score(task, majority(task, split["train"], split["validation"])),
-        "bag of words": score(task, bag_of_words(task, split["train"], split["validation"])),
+        label: score(task, joined({split: floor(task, train, rows) for split, rows in splits.items()}))
+        for label, floor in (("majority", majority), ("bag of words", bag_of_words))
     }
+
+
+def spread(of: Summary) -> str:
+    """Mean, half of the 95 % interval and standard deviation, for a cell of a table; one value stands alone."""
+    return f"{of.mean:.1f}" if of.n == 1 else f"{of.mean:.1f}{NBSP}±{NBSP}{of.high - of.mean:.1f} (sd{NBSP}{of.sd:.1f})"
 
 
 def display_scores(runs: pd.DataFrame, data: str) -> None:
@@ -79,13 +85,19 @@ def display_scores(runs: pd.DataFrame, data: str) -> None:
     for name, of_task in runs.groupby("task", sort=False):
         row = {"task": f"{get_task(name).title} ({origin(data)})"} | floors(name, data)
         for variant, part in of_task.groupby("variant", sort=False):
-            of = summary(part["score"])
-            row[variant] = f"{of.mean:.1f}{NBSP}±{NBSP}{of.high - of.mean:.1f}"
+            row[variant] = spread(summary(part["score"]))
         rows.append(row)
-    caption = f"Score in points, mean ± half of the 95 % interval over {runs['seed'].nunique()} seeds"
-    display_results(pd.DataFrame(rows), caption, runs)
+    display_results(pd.DataFrame(rows), spread_caption(runs), runs)
     if below := not_learnt(runs, data):
         print(f"not above what needs no model, so not learnt with this training: {', '.join(below)}")
+
+
+def spread_caption(runs: pd.DataFrame) -> str:
+    """What the cells made by `spread` say."""
+    seeds = runs["seed"].nunique()
+    if seeds == 1:
+        return "Score in points, 1 seed"
+    return f"Score in points: mean ± half of the 95 % t-interval (sd: standard deviation) over {seeds} seeds"
 
 
 def not_learnt(runs: pd.DataFrame, data: str) -> list[str]:
@@ -110,8 +122,8 @@ def seed_frame(scores: Mapping[str, pd.Series]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def display_results(frame: pd.DataFrame, caption: str, runs: pd.DataFrame) -> None:
-    """A table of what was measured in `runs`, with the protocol in a line under it."""
+def display_results(frame: pd.DataFrame, caption: str, runs: pd.DataFrame, decimals: int = 1) -> None:
+    """A table of what was measured in `runs`, floats to `decimals` places, with the protocol in a line under it."""
     card = protocol(runs)
     named = (
         "split scored",
@@ -124,7 +136,7 @@ def display_results(frame: pd.DataFrame, caption: str, runs: pd.DataFrame) -> No
         "transformers",
     )
     line = ". ".join(f"{name[0].upper()}{name[1:]}: {card[name]}" for name in named)
-    display_table(frame, caption, foot=f"{line}.")
+    display_table(frame, caption, decimals, foot=f"{line}.")
 
 
 def display_protocol(runs: pd.DataFrame) -> None:

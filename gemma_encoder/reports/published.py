@@ -1,6 +1,6 @@
 """Numbers of the literature, read from data/paper/*.csv. What is not known is a row that says so, never a guess.
 
-Columns, confidence marks, sources and known conflicts are explained in data/paper/README.md.
+Columns, confidence marks and sources are explained in data/paper/README.md; known conflicts are in errata.csv there.
 """
 
 from __future__ import annotations
@@ -67,13 +67,16 @@ def published(**filters: object) -> pd.DataFrame:
 def value(**filters: object) -> Published:
     """The one published value that answers `filters`; rows that repeat it (89.4 closes three tables) count as one.
 
-    InputError if known rows disagree: the filters then leave open which value is meant.
+    InputError if known rows disagree: either the filters leave open which value is meant, or two sources contradict
+    each other, and then `source_id` or `place` says which is wanted. All numbers are named, none is preferred.
     """
     known = published(**filters).query("status == 'known'")
     if known.empty:
         return Published(None)
     if known["value"].nunique() > 1:
-        found = ", ".join(f"{row.value} ({row.work}, {row.place}, {row.model})" for row in known.itertuples())
-        raise InputError(f"filters {filters} leave several values: {found}; narrow them")
+        found = ", ".join(
+            f"{row.value} ({row.source_id}: {row.work}, {row.place}, {row.model})" for row in known.itertuples()
+        )
+        raise InputError(f"filters {filters} leave several values: {found}; narrow them, if need be by source_id")
     weakest = max(known["confidence"], key=list(MARKS).index)
     return Published(float(known["value"].iloc[0]), ", ".join(dict.fromkeys(known["place"])), weakest)

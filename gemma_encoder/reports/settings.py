@@ -10,9 +10,9 @@ from typing import Any
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.loading import checkpoint_path, model_digest
-from gemma_encoder.profiles import KINDS, SETTINGS, TASKS, specs
-from gemma_encoder.reports.notebooks import check, fits, from_yaml, parameters
-from gemma_encoder.tasks import get_task, load
+from gemma_encoder.profiles import KINDS, RANKING, SETTINGS, TASKS, specs
+from gemma_encoder.reports.notebooks import Parameter, check, fits, from_yaml, parameters
+from gemma_encoder.tasks import get_task, load, tasks_in
 
 
 def given_parameters(names: Sequence[str], profile: Mapping[str, Any], pairs: Sequence[str]) -> dict[str, dict]:
@@ -20,8 +20,9 @@ def given_parameters(names: Sequence[str], profile: Mapping[str, Any], pairs: Se
 
     A key of the profile, or of `pairs` (texts `key=value`, which go before), is for every notebook that declares it. A
     setting of RunSpec that a notebook does not declare goes into its parameter `more`; one that the profile leaves out
-    has the default of RunSpec, as in `profiles.specs`. InputError for an unknown key, a wrong type, and values that no
-    run can have: all before a kernel starts.
+    has the default of RunSpec, as in `profiles.specs`. `data` is no further setting: a notebook that does not declare
+    it has rows of its own. InputError for an unknown key, a wrong type, and values that no run can have: all before a
+    kernel starts.
     """
     declared = {name: parameters(name) for name in names}
     every = sorted({*SETTINGS, *(key for found in declared.values() for key in found)})
@@ -34,19 +35,30 @@ def given_parameters(names: Sequence[str], profile: Mapping[str, Any], pairs: Se
         value = from_yaml(text)
         plain_text = any(not fits(value, kind) and fits(text, kind) for kind in wanted)
         added[check_choice("setting", key, every)] = text if plain_text else value
-    if "data" in added and added["data"] != "hub":
-        added = {"ranking_data": added["data"]} | added
     settings = {**profile, **added}
     specs({key: value for key, value in settings.items() if key in (*SETTINGS, *KINDS)})
     defaults = {field.name: field.default for field in fields(RunSpec) if field.name in SETTINGS}
     given = {}
     for name, found in declared.items():
-        values = {key: value for key, value in {**defaults, **settings}.items() if key in found}
+        known = {**defaults, **settings, **_ranking_data(added, found)}
+        values = {key: value for key, value in known.items() if key in found}
         if "more" in found:
-            rest = {key: value for key, value in settings.items() if key in SETTINGS and key not in found}
+            rest = {key: value for key, value in settings.items() if key in SETTINGS and key not in (*found, "data")}
             values["more"] = rest | values.get("more", {})
         given[name] = check(name, {key: value for key, value in values.items() if value != found[key].default})
     return given
+
+
+def _ranking_data(added: Mapping[str, Any], found: Mapping[str, Parameter]) -> dict[str, str]:
+    """Where a notebook with parameters `found` looks for lists of candidates, if the data that a person gave says so.
+
+    The hub has none. Beside other tasks, a folder without any leaves ranking where it was; a notebook that asks for
+    nothing else takes the folder as it is, so that what is missing is said.
+    """
+    data = added.get("data", "hub")
+    if data == "hub" or "ranking_data" in added or ("data" in found and RANKING not in tasks_in(data)):
+        return {}
+    return {"ranking_data": data}
 
 
 def check_inputs(given: Mapping[str, Mapping[str, Any]]) -> None:
@@ -64,10 +76,10 @@ def check_inputs(given: Mapping[str, Mapping[str, Any]]) -> None:
                 raise InputError(f"{key} [] is empty; valid: at least one")
         models |= {values.get("model", "tiny"), values.get("control") or "tiny"}
         rows |= {(task, values.get("data", "builtin")) for key in TASKS for task in values.get(key, [])}
-        if "ranking_task" in values:
-            rows.add((values["ranking_task"], values["ranking_data"]))
-        for task in (values.get("ranking_task"), *(task for key in TASKS for task in values.get(key, []))):
-            for size in values.get("list_sizes", [2]) if task else ():
+        ranking = [values.get("ranking_task", RANKING)] if "ranking_data" in values else []
+        rows |= {(task, values["ranking_data"]) for task in ranking}
+        for task in (*ranking, *(task for key in TASKS for task in values.get(key, []))):
+            for size in values.get("list_sizes", [2]):
                 _check_spec(task, values, size)
     for model in models:
         if not Path(checkpoint_path(model)).is_dir():

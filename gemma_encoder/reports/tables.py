@@ -9,8 +9,10 @@ import pandas as pd
 from IPython.display import display
 
 from gemma_encoder.errors import InputError
+from gemma_encoder.reports.published import Published
 
 MISSING = "\N{EN DASH}"
+UNKNOWN = str(Published(None))  # what stands in the place of a number of the paper that is not known
 
 
 def display_table(frame: pd.DataFrame, caption: str, decimals: int = 1, foot: str = "") -> None:
@@ -47,6 +49,16 @@ def cell_text(cell: object, decimals: int = 1) -> str:
     if isinstance(cell, Real) and not isinstance(cell, Integral):
         return MISSING if pd.isna(cell) else f"{cell:.{decimals}f}"
     return MISSING if cell is None or cell is pd.NA or cell is pd.NaT else str(cell)
+
+
+def signed(number: float | None) -> str:
+    """A difference that the paper reports, in points with its sign; where it is not known, the words that say so."""
+    return UNKNOWN if number is None else f"{number:+z.1f}"
+
+
+def difference(here: float, paper: float | None) -> str:
+    """What was measured minus what the paper reports, with its sign; where that is not known, the words that say so."""
+    return signed(None if paper is None else here - paper)
 
 
 def _cell(cell: object, first: bool, decimals: int) -> str:

@@ -1,6 +1,7 @@
 """Passage ranking: MS MARCO (Bajaj et al., 2016) and the TREC Deep Learning tracks of 2019 and 2020 over its passages.
 
-The hub has neither as candidate lists, so both come from a folder, or from the built-in twin.
+Both come from a folder, or from the built-in twin. What the hub has as microsoft/ms_marco are the question answering
+data: about ten passages a query, not the first 1000 of BM25 that reranking is measured on, and no graded judgements.
 """
 
 from __future__ import annotations
