@@ -235,7 +235,6 @@ def _parts(values: Mapping[str, Mapping[str, Any]]) -> dict[str, list[RunSpec]]:
     """The runs of the notebooks, each once, in parts that have a name; `values` are their parameters by number."""
     from gemma_encoder.experiments.plan import ABLATIONS
     from gemma_encoder.profiles import SETTINGS, TASKS, specs
-    from gemma_encoder.reports.claims import variants
 
     default = {}  # the runs that a notebook would make if it varied nothing
     for number, of in values.items():
@@ -246,7 +245,7 @@ def _parts(values: Mapping[str, Mapping[str, Any]]) -> dict[str, list[RunSpec]]:
             if not default[number]:
                 raise InputError(f"notebook {number} has no runs; valid: at least one task and one seed")
     rates = [{"attention_dropout": rate, "ffn_dropout": rate} for rate in values.get("03", {}).get("rates", [])]
-    varied = {**ABLATIONS, "03": rates, "07": variants().values()}
+    varied = {**ABLATIONS, "03": rates}
     benchmarks = [number for number in default if number not in varied]
     ablations = [number for number in default if number in varied]
     base = dict.fromkeys(spec for number in benchmarks for spec in default[number])

@@ -49,6 +49,8 @@ def refused(capsys, *argv: str) -> str:
         (["train", "sst2", "--set", "epochs"], "a setting is given as key=value, received 'epochs'"),
         (["train", "sst2", "--model", "nowhere"], "no model at 'nowhere'"),
         (["train", "sst2", "--model", "owner/model"], "--model tiny"),
+        (["train", "sst2", "--model", "owner/model@"], "model 'owner/model@' has an empty revision"),
+        (["train", "sst2", "--model", "owner/model@v1"], "no network for hub model 'owner/model@v1'"),
         (["train", "sst2", "--data-dir", "nowhere"], "no data folder 'nowhere'"),
         (["train", "sst2", "--data-dir", "hub"], "no network"),
         (["notebook", "99_nothing"], "unknown notebook '99_nothing'"),

@@ -34,10 +34,17 @@ PEAKS = {  # FLOPs a second from the makers' data sheets, dense, and memory in G
     "A100 80GB": {"bfloat16": 312e12, "float32": 19.5e12, "memory": 80},
     "H100 SXM": {"bfloat16": 989e12, "float32": 67e12, "memory": 80},
 }
+MASKED = [{"attention": mask, "pooling": name} for mask in ("causal", "bidirectional") for name in ("mean", "last")]
 ABLATIONS = {  # what the notebooks of these numbers vary: fields of RunSpec
     "02": [{"pooling": name} for name in ("mean", "last", "first", "query-probe", "kv-probe")],
     "04": [{"padding": side} for side in ("none", "right", "left")],
-    "05": [{"attention": mask, "pooling": name} for mask in ("causal", "bidirectional") for name in ("mean", "last")],
+    "05": MASKED,
+    "07": [
+        *MASKED,
+        *[{"pooling": name} for name in ("query-probe", "kv-probe")],
+        *[{"attention_dropout": rate, "ffn_dropout": rate} for rate in (0.0, 0.05, 0.15, 0.2)],
+        *[{"padding": side} for side in ("right", "left")],
+    ],
 }
 READ_ALIKE = {  # settings that change neither the rows of a run nor their tokens
     "seed": 0,
