@@ -104,6 +104,14 @@ def test_what_no_run_can_have_is_refused(folder, pair, says):
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("own", "says"), [("{epoch: 2}", "unknown setting 'epoch'"), ("3", "per_task of qnli 3 is not")]
+)
+def test_what_one_task_cannot_have_is_refused(own, says):
+    with pytest.raises(InputError, match=says):
+        given_parameters(["05_causal_vs_bidirectional"], load_profile("tiny"), [f"per_task={{qnli: {own}}}"])
+
+
 @pytest.mark.parametrize("name", ["small", "gemma3-270m", "gemma2-2b", "gemma2-9b"])
 def test_a_profile_drives_every_notebook_with_all_its_settings(name):
     profile = load_profile(name)

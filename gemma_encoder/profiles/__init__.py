@@ -57,12 +57,21 @@ def load_profile(name: str, folder: Path = FOLDER) -> dict[str, Any]:
 def specs(profile: dict[str, Any]) -> list[RunSpec]:
     """The fine-tuning of every task with every seed of a loaded profile; variants of an ablation come on top."""
     shared = {key: value for key, value in profile.items() if key in SETTINGS}
-    per_task = profile.get("per_task", {})
     return [
-        RunSpec(task=task, seed=seed, **shared | per_task.get(task, {}))
+        RunSpec(task=task, seed=seed, **shared | _own(profile, task))
         for task in tasks_of(profile)
         for seed in profile["seeds"]
     ]
+
+
+def _own(profile: dict[str, Any], task: str) -> dict[str, Any]:
+    """The settings that `per_task` has for one task."""
+    own = profile.get("per_task", {}).get(task, {})
+    if not isinstance(own, dict):
+        raise InputError(f"per_task of {task} {own!r} is not valid; valid: a dict of settings")
+    for key in own:
+        check_choice("setting", key, SETTINGS)
+    return own
 
 
 def control_specs(profile: dict[str, Any]) -> list[RunSpec]:
