@@ -16,7 +16,7 @@ from papermill.parameterize import parameterize_notebook
 from gemma_encoder.paths import NOTEBOOKS
 from gemma_encoder.reports.notebooks import notebook_names, parameters
 
-QUICK = {"seeds": [0, 1], "train_examples": 64, "queries": 32, "epochs": 1, "per_task": {}}
+QUICK = {"seeds": [0, 1], "train_examples": 64, "epochs": 1, "per_task": {}}
 
 
 def main(out: Path) -> None:
