@@ -134,13 +134,14 @@ IMPORTED = {
     "inference": ["PreTrainedTokenizerBase"],
     "loading": [
         "AutoConfig", "AutoModel", "AutoTokenizer", "PreTrainedConfig", "PreTrainedModel", "PreTrainedTokenizerBase",
-        "utils.logging",
+        "utils.cached_file", "utils.extract_commit_hash", "utils.logging",
     ],
     "lora": ["PreTrainedModel"],
     "model": [
         "AutoConfig", "AutoModel", "PreTrainedConfig", "PreTrainedModel", "configuration_utils.SubConfigSpec",
         "modeling_outputs.BaseModelOutputWithPooling", "utils.can_return_tuple",
     ],
+    "norm": ["PreTrainedModel"],
     "tokens": ["PreTrainedTokenizerBase"],
 }  # fmt: skip
 CONFIG = (

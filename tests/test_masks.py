@@ -85,9 +85,10 @@ def test_padding_moves_a_row_but_not_what_its_tokens_see(attention, unpadded):
     local = {"causal": "x....  xx...  .xx..  ..xx.  ...xx", "bidirectional": "xx...  xxx..  .xxx.  ..xxx  ...xx"}
     expected = torch.tensor(drawn(local[attention]))
     starts, met = (real.sum(1).cumsum(0) - real.sum(1)).tolist(), []
-    for group in seen.groups:
+    numbers = torch.arange(real.sum()).view(1, 1, -1, 1) if unpadded else real[:, None, :, None]
+    for group, tokens in zip(seen.groups, seen.open(numbers), strict=True):
         for at, bias in enumerate(group.biases[0]):
-            row = starts.index(group.tokens[at, 0]) if unpadded else at
+            row = starts.index(tokens[at, 0, 0]) if unpadded else at
             slots = torch.arange(real[row].sum()) if unpadded else real[row].nonzero().flatten()
             table, wanted = bias[0] == 0, expected[: len(slots), : len(slots)]
             assert torch.equal(table[slots][:, slots], wanted)
