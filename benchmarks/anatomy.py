@@ -1,9 +1,9 @@
 """Where the time of a run goes, and how far it is from what the machine can do.
 
 Forward, backward, the clipping of the gradient and the optimiser, which are the mathematics of an update, are clocked
-inside Trainer; everything else of a step is overhead. Utilisation is the
-model's arithmetic (6 operations a weight of the blocks and token, 12 an attention pair and layer; embeddings and norms
-are not counted) over what this machine's matrix product does in the same run.
+inside Trainer; everything else of a step is overhead. Utilisation is the model's arithmetic (6 operations a weight of
+the blocks and token, 12 an attention pair and layer; embeddings and norms are not counted) over what this machine's
+matrix product does in the same run.
 """
 
 from __future__ import annotations

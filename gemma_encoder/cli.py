@@ -234,12 +234,11 @@ def _notebooks(numbers: Iterable[str]) -> str:
 def _parts(values: Mapping[str, Mapping[str, Any]]) -> dict[str, list[RunSpec]]:
     """The runs of the notebooks, each once, in parts that have a name; `values` are their parameters by number."""
     from gemma_encoder.experiments.plan import ABLATIONS
-    from gemma_encoder.profiles import SETTINGS, TASKS, specs
+    from gemma_encoder.profiles import TASKS, check_settings, specs
 
     default = {}  # the runs that a notebook would make if it varied nothing
     for number, of in values.items():
-        for key in of.get("more", {}):
-            check_choice("setting", key, SETTINGS)
+        check_settings(of.get("more", {}))
         if not of.keys().isdisjoint(TASKS):
             default[number] = specs(of)
             if not default[number]:

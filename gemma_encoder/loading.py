@@ -83,7 +83,7 @@ def _explain(name: str, local: bool, error: Exception) -> str:
     return f"cannot load hub model {name!r}: {said}"
 
 
-def _load(loader: Callable[..., Any], name: str | Path, **kwargs: Any) -> Any:
+def load_with(loader: Callable[..., Any], name: str | Path, **kwargs: Any) -> Any:
     """Call a `from_pretrained` of transformers on `name`; what goes wrong becomes one line."""
     where = checkpoint_path(name)
     local = Path(where).is_dir()
@@ -111,7 +111,7 @@ def _load_weights(
     """A model through `loader`, checked for all its weights; model and info."""
     # sizes that differ are let through here, so that check_loaded can say which
     kwargs |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, info = _load(loader, name, **kwargs)
+    model, info = load_with(loader, name, **kwargs)
     check_loaded(name, model, info, ignored)
     return model, info
 
@@ -133,7 +133,7 @@ def load_decoder(decoder: str | Path | PreTrainedModel, dtype: torch.dtype) -> P
     if isinstance(decoder, PreTrainedModel):
         check_family(decoder.base_model.config)
         return decoder.base_model
-    config = _load(AutoConfig.from_pretrained, decoder)
+    config = load_with(AutoConfig.from_pretrained, decoder)
     check_family(config)
     settings = {"config": config, "dtype": dtype, "attn_implementation": IMPLEMENTATION}
     return _load_weights(AutoModel.from_pretrained, decoder, LM_HEADS, **settings)[0]
@@ -141,7 +141,7 @@ def load_decoder(decoder: str | Path | PreTrainedModel, dtype: torch.dtype) -> P
 
 def adapted_config(name: str | Path) -> PreTrainedConfig:
     """The configuration of an adapted checkpoint; any other checkpoint is an InputError."""
-    config = _load(AutoConfig.from_pretrained, name)
+    config = load_with(AutoConfig.from_pretrained, name)
     if config.model_type != "gemma_encoder":
         kind = config.model_type
         raise InputError(f"checkpoint {str(name)!r} is a {kind!r}, not adapted yet; valid: what save_pretrained wrote")
@@ -181,7 +181,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     if folder.is_dir() and not any((folder / file).is_file() for file in VOCABULARIES):
         # transformers would make an empty tokenizer up, to which every word is unknown
         raise InputError(f"model folder {str(name)!r} has no tokenizer; valid: a folder with one of {VOCABULARIES}")
-    tokenizer = _load(AutoTokenizer.from_pretrained, name)
+    tokenizer = load_with(AutoTokenizer.from_pretrained, name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -192,8 +192,8 @@ def model_digest(name: str | Path) -> str:
     """sha256 over the files of a checkpoint folder; for a hub model, the commit of its revision."""
     folder = Path(checkpoint_path(name))
     if not folder.is_dir():
-        _load(AutoConfig.from_pretrained, name)  # says what is wrong with the model
-        return extract_commit_hash(_load(cached_file, name, filename="config.json"), None)
+        load_with(AutoConfig.from_pretrained, name)  # says what is wrong with the model
+        return extract_commit_hash(load_with(cached_file, name, filename="config.json"), None)
     whole = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".model")):
         whole.update(path.name.encode())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from gemma_encoder.loading import checkpoint_path, hub_name, load_tokenizer
+from gemma_encoder.loading import load_tokenizer, load_with
 from gemma_encoder.tasks.world.grammar import sentence
 from gemma_encoder.tasks.world.habits import habit
 from gemma_encoder.tasks.world.stream import ask, facts_of_story, tell
@@ -86,10 +85,8 @@ def agreement_accuracy(
 
 def knowledge(model: str) -> dict[str, float]:
     """Both probes on a checkpoint of a causal language model, in percent right of 2,000 answers and 400 pairs."""
-    path = checkpoint_path(model)
-    where, revision = (path, None) if Path(path).is_dir() else hub_name(path)
-    settings = {"revision": revision or "main", "dtype": torch.float32, "attn_implementation": "eager"}
-    decoder = AutoModelForCausalLM.from_pretrained(where, **settings).eval()
+    settings = {"dtype": torch.float32, "attn_implementation": "eager"}
+    decoder = load_with(AutoModelForCausalLM.from_pretrained, model, **settings).eval()
     tokenizer = load_tokenizer(model)
     answers = answer_accuracy(decoder, tokenizer)
     shares = {"answers": answers["all"], "open questions": answers["open"], "yes or no": answers["yes_no"]}

@@ -9,7 +9,7 @@ the keys that it declares as parameters, and the other settings of RunSpec as it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,14 @@ def _own(profile: dict[str, Any], task: str) -> dict[str, Any]:
     own = profile.get("per_task", {}).get(task, {})
     if not isinstance(own, dict):
         raise InputError(f"per_task of {task} {own!r} is not valid; valid: a dict of settings")
-    for key in own:
-        check_choice("setting", key, SETTINGS)
+    check_settings(own)
     return own
+
+
+def check_settings(names: Iterable[str]) -> None:
+    """Every name is that of a setting of RunSpec that a profile may hold."""
+    for name in names:
+        check_choice("setting", name, SETTINGS)
 
 
 def control_specs(profile: dict[str, Any]) -> list[RunSpec]:

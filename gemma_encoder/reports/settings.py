@@ -10,7 +10,7 @@ from typing import Any
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.loading import checkpoint_path, model_digest
-from gemma_encoder.profiles import KINDS, RANKING, SETTINGS, TASKS, specs
+from gemma_encoder.profiles import KINDS, RANKING, SETTINGS, TASKS, check_settings, specs
 from gemma_encoder.reports.notebooks import Parameter, check, fits, from_yaml, parameters
 from gemma_encoder.tasks import get_task, load, tasks_in
 
@@ -92,8 +92,7 @@ def _check_spec(task: str, values: Mapping[str, Any], list_size: int) -> None:
     """A run of a notebook with these parameters is one that RunSpec takes."""
     settings = {key: value for key, value in values.items() if key in SETTINGS} | {"list_size": list_size}
     for further in (values.get("more", {}), values.get("per_task", {}).get(task, {})):
-        for key in further:
-            check_choice("setting", key, SETTINGS)
+        check_settings(further)
         settings |= further
     for seed in values.get("seeds", [0]):
         RunSpec(task=task, seed=seed, **settings)
