@@ -218,8 +218,8 @@ def _plan(args: argparse.Namespace) -> int:
     values = {name[:2]: {key: of.default for key, of in parameters(name).items()} | given[name] for name in given}
     values = {number: of | of.get("more", {}) for number, of in values.items()}
     print(as_text(_parts(values)))
-    if uncounted := _uncounted(values):
-        print(f"left out   {uncounted}")
+    if "00" in values:
+        print("left out   2 runs of notebook 00")
     if beside := {number: runs for number in ("08", "09") if (runs := control_specs(values.get(number, {})))}:
         runs = dict.fromkeys(spec for part in beside.values() for spec in part)
         print("\nbeside it, on the tasks of both benchmarks, the native encoder:")
@@ -234,7 +234,7 @@ def _notebooks(numbers: Iterable[str]) -> str:
 def _parts(values: Mapping[str, Mapping[str, Any]]) -> dict[str, list[RunSpec]]:
     """The runs of the notebooks, each once, in parts that have a name; `values` are their parameters by number."""
     from gemma_encoder.experiments.plan import ABLATIONS
-    from gemma_encoder.profiles import TASKS, check_settings, specs
+    from gemma_encoder.profiles import TASKS, check_settings, ranking_specs, specs
 
     default = {}  # the runs that a notebook would make if it varied nothing
     for number, of in values.items():
@@ -253,15 +253,8 @@ def _parts(values: Mapping[str, Mapping[str, Any]]) -> dict[str, list[RunSpec]]:
         f"on every task ({_notebooks(benchmarks)})": list(base),
         f"in the ablations ({_notebooks(ablations)})": [s for s in dict.fromkeys(more) if s not in base],
         "from an untrained decoder (notebook 06)": default.get("06", []),
+        "of ranking (notebook 10)": ranking_specs(values["10"]) if "10" in values else [],
     }
-
-
-def _uncounted(values: Mapping[str, Mapping[str, Any]]) -> str:
-    """The runs of the notebooks that are no part of a plan, in words."""
-    words = ["2 runs of notebook 00"] if "00" in values else []
-    if of := values.get("10"):
-        words.append(f"{2 * len(of['list_sizes']) * len(of['seeds'])} runs of notebook 10, on lists of candidates")
-    return "; ".join(words)
 
 
 def _verify(args: argparse.Namespace) -> int:

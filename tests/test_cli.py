@@ -77,7 +77,10 @@ def refused(capsys, *argv: str) -> str:
         (["notebook", "08", "--out", "r", "-p", "more={epoch: 2}"], "unknown setting 'epoch'"),
         (["notebook", "08", "--out", "r", "-p", "per_task={cola: {lora_alpha: 16.0}}"], "with full fine-tuning"),
         (["notebook", "10", "--out", "r", "-p", "list_sizes=[1]"], "list_size 1 is too small"),
-        (["notebook", "10", "--out", "r", "-p", "ranking_data=hub"], "is not on the hub"),
+        (
+            ["notebook", "10", "--out", "r", "-p", "ranking_data=hub", "-p", "ranking_task=trec_dl"],
+            "task 'trec_dl' is not on the hub",
+        ),
         (["verify", "nowhere"], "no model at 'nowhere'"),
     ],
 )

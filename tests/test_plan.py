@@ -77,7 +77,7 @@ def test_the_settings_of_a_task_go_before_those_of_all(written):
         ("epochs: 2", "list_sizes: [8, 1]", 6, "list_size 1 is too small"),
         ("epochs: 2", "ranking_task: cola", 6, "unknown ranking task 'cola'; valid: msmarco, trec_dl"),
         ("epochs: 2", "ranking_task: [msmarco]", 6, "ranking_task ['msmarco'] is not valid; valid: a ranking task"),
-        ("epochs: 2", "ranking_data: 7", 6, "ranking_data 7 is not valid; valid: 'builtin', or a folder"),
+        ("epochs: 2", "ranking_data: 7", 6, "ranking_data 7 is not valid; valid: 'builtin', 'hub', or a folder"),
         ("epochs: 2", "[a]: 2", 6, "found unhashable key"),
         ("epochs: 2", "epochs: !two 2", 6, "could not determine a constructor for the tag '!two'"),
         ("epochs: 2", "epochs: !!int two", 6, "'two' is not valid as int"),
@@ -158,11 +158,12 @@ def test_the_plan_counts_the_runs_of_the_control_too(timed, capsys):
 @pytest.mark.parametrize("name", sorted(set(profile_names()) - {"tiny"}))
 def test_a_profile_has_settings_for_every_task_that_a_notebook_may_choose(name):
     profile = load_profile(name)
-    assert max(profile["list_sizes"]) >= 20
-    for task in (*HUB, "msmarco", "trec_dl"):
+    assert profile["ranking_data"] == "hub"
+    for task in (*HUB, "trec_dl"):
         spec = specs({**profile, "tasks": [task]})[0]
         if get_task(task).kind == "ranking":
-            assert spec.list_size >= 20 and (spec.candidates == 100) == (task == "trec_dl")
+            sizes = {"msmarco": (max(profile["list_sizes"]), 0), "trec_dl": (32, 100)}  # a query of the hub has ten
+            assert (spec.list_size, spec.candidates) == sizes[task]
         if task in HUB:
             assert estimate(spec, shape_of(spec.model), work_of(spec)).memory < 80e9
 
@@ -221,8 +222,8 @@ def test_what_a_run_reads_is_counted_where_it_is_and_known_where_it_is_not():
     assert (hub.rows, hub.texts, hub.evaluated) == (100, 2, 2 * 100 * hub.length)
     # 68 characters and the names of three columns, at 4.2 characters a token and two signs a name
     assert hub.length == pytest.approx(68 / 4.2 + (7 + 8 + 6) / 4.2 + 3 * 2)
-    with pytest.raises(InputError, match="the size of task 'msmarco' is not known without its data; valid: a data"):
-        work_of(RunSpec(task="msmarco", data="hub"))
+    with pytest.raises(InputError, match="the size of task 'trec_dl' is not known without its data; valid: a data"):
+        work_of(RunSpec(task="trec_dl", data="hub"))
 
 
 SHAPE = Shape(layers=2, width=8, heads=2, kv_heads=1, head_dim=4, ffn=16, vocab=97)

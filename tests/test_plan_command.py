@@ -12,10 +12,10 @@ from gemma_encoder.experiments import plan
 from gemma_encoder.experiments.pace import Pace
 from gemma_encoder.experiments.plan import ABLATIONS, activation_bytes, estimate, filled_up
 from gemma_encoder.experiments.shapes import shape_of
-from gemma_encoder.experiments.sizes import Work
+from gemma_encoder.experiments.sizes import Work, work_of
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.paths import NOTEBOOKS
-from gemma_encoder.profiles import load_profile
+from gemma_encoder.profiles import load_profile, ranking_specs
 from gemma_encoder.reports.claims import variants
 from gemma_encoder.reports.notebooks import full_name, parameters
 
@@ -64,11 +64,21 @@ def test_dropout_and_the_claims_are_planned_as_their_notebooks_vary_them():
     assert distinct(ABLATIONS["07"]) == distinct(variants().values())
 
 
-def test_the_runs_of_ranking_that_are_left_out_are_those_of_its_notebook(planned):
-    of = parameters(full_name("10"))
-    runs = len(varied_in("10")) * len(of["seeds"].default)
-    left = planned("--notebooks", "00", "08", "10")[-1]
-    assert left == f"left out   2 runs of notebook 00; {runs} runs of notebook 10, on lists of candidates"
+def test_ranking_is_planned_as_its_notebook_varies_it(planned):
+    of = {name: found.default for name, found in parameters(full_name("10")).items()}
+    fields = {(run.ranking_loss, run.list_size) for run in ranking_specs(of)}
+    assert fields == {(run["ranking_loss"], run["list_size"]) for run in varied_in("10")}
+    runs = len(fields) * len(of["seeds"])
+    said = planned("--notebooks", "00", "10")
+    assert said[:2] == [f"runs       {runs}: msmarco", f"           {runs} of ranking (notebook 10): 100% of the FLOPs"]
+    assert said[-1] == "left out   2 runs of notebook 00"
+
+
+def test_lists_of_the_hub_are_planned_by_their_size(planned):
+    of = {"model": "google/gemma-3-270m", "data": "hub", "batch_size": 32, "epochs": 1}
+    short, long = (work_of(RunSpec(task="msmarco", list_size=size, **of)) for size in (4, 32))
+    assert (short.texts, long.texts) == (4, 8.2)  # no query has more
+    assert short.evaluated == long.evaluated == pytest.approx(10047 * 8.2 * short.length)
 
 
 def test_the_ablations_are_counted_once_each(planned):
@@ -79,7 +89,6 @@ def test_the_ablations_are_counted_once_each(planned):
     ]
     assert "hours      65.00 on a machine of this test, timed now" in said
     assert planned("--notebooks", "07")[0] == "runs       60: qnli", "without the pooler `first`"
-    assert not said[-1].startswith("left out")
 
 
 def test_the_ablations_come_on_top_of_the_benchmarks(planned):
@@ -87,12 +96,14 @@ def test_the_ablations_come_on_top_of_the_benchmarks(planned):
     profile = load_profile("gemma2-2b")
     tasks, seeds = len({*profile["glue_tasks"], *profile["superglue_tasks"]}), len(profile["seeds"])
     further = 12 * len(profile["tasks"]) * seeds  # without the default, which is one of the benchmarks' runs
-    assert said[0].startswith(f"runs       {2 * tasks * seeds + further}: cola, sst2")
-    parts = [line.strip().rpartition(": ") for line in said[1:4]]
+    ranked = 2 * len(profile["list_sizes"]) * seeds
+    assert said[0].startswith(f"runs       {2 * tasks * seeds + further + ranked}: cola, sst2")
+    parts = [line.strip().rpartition(": ") for line in said[1:5]]
     assert [part[0] for part in parts] == [
         f"{tasks * seeds} on every task (notebooks 06, 08, 09)",
         f"{further} in the ablations (notebooks 02, 03, 04, 05, 07)",
         f"{tasks * seeds} from an untrained decoder (notebook 06)",
+        f"{ranked} of ranking (notebook 10)",
     ]
     assert sum(int(part[2].partition("%")[0]) for part in parts) == pytest.approx(100, abs=1)
 

@@ -51,9 +51,9 @@ def test_a_setting_the_profile_leaves_out_is_the_default_of_a_run_not_of_the_not
     assert given_parameters(["05_mine"], profile, [])["05_mine"] == {"learning_rate": 5e-4}
 
 
-def test_a_data_folder_with_lists_is_also_where_ranking_looks_and_the_hub_is_not(folder, tmp_path):
+def test_data_with_lists_are_also_where_ranking_looks(folder, tmp_path):
     assert given([f"data={tmp_path}"]) == {"data": str(tmp_path)}
-    assert given(["data=hub"]) == {"data": "hub"}
+    assert given(["data=hub"]) == {"data": "hub", "ranking_data": "hub"}
     (tmp_path / "msmarco").mkdir()
     for split in ("train", "validation"):
         (tmp_path / "msmarco" / f"{split}.jsonl").touch()
@@ -71,7 +71,7 @@ def test_the_notebook_about_ranking_takes_a_data_folder_as_it_is_and_says_what_i
 @pytest.mark.parametrize("name", ["00_start_here", "10_ranking"])
 def test_what_ranking_cannot_have_is_refused_before_a_kernel_starts(name):
     with pytest.raises(InputError, match="is not on the hub"):
-        check_inputs({name: {"ranking_data": "hub"}})
+        check_inputs({name: {"ranking_data": "hub", "ranking_task": "trec_dl"}})
     with pytest.raises(InputError, match="unknown setting 'precison'"):
         check_inputs({name: {"more": {"precison": "bfloat16"}}})
 

@@ -65,7 +65,8 @@ def hub_files(config: str, splits: dict[str, dict[str, list]]) -> dict[str, byte
     for split, columns in splits.items():
         card += [f"  - split: {split}", f"    path: {config}/{split}-*"]
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.table(columns | {"idx": list(range(len(columns["label"])))}), sink)
+        rows = len(next(iter(columns.values())))
+        pq.write_table(pa.table(columns | {"idx": list(range(rows))}), sink)
         files[f"{config}/{split}-00000-of-00001.parquet"] = sink.getvalue().to_pybytes()
     return files | {"README.md": "\n".join([*card, "---", ""]).encode()}
 
@@ -77,6 +78,18 @@ def sst2(split: str, labels: list[int]) -> dict[str, list]:
 def copa(split: str, labels: list[int]) -> dict[str, list]:
     texts = {name: [f"{split} {name} {at}" for at in range(len(labels))] for name in ("premise", "choice1", "choice2")}
     return texts | {"question": ["cause"] * len(labels), "label": labels}
+
+
+def msmarco(split: str, labels: list[list[int]]) -> dict[str, list]:
+    passages = [
+        {
+            "is_selected": row,
+            "passage_text": [f"{split} {at}.{place}" for place in range(len(row))],
+            "url": [""] * len(row),
+        }
+        for at, row in enumerate(labels)
+    ]
+    return {"query": ["what"] * len(labels), "query_id": list(range(len(labels))), "passages": passages}
 
 
 LOAD = """
@@ -161,3 +174,12 @@ def test_superglue_is_read_at_its_pinned_revision_and_in_the_columns_of_the_task
     assert again == choices  # from the earlier download
     assert missing.startswith("cannot load aps/super_glue (boolq) from the hub: no network, and no earlier download")
     assert max(first, second) < 10
+
+
+def test_passages_that_the_hub_keeps_as_columns_become_lists_of_candidates(hub, tmp_path):
+    address, _ = hub("msmarco", msmarco, train=[[0, 1, 0], [1, 0]], validation=[[1]], test=[[0]])
+    [[found, _]] = ask_hub(address, tmp_path, "msmarco")
+    assert found == {
+        "train": [["train 0.0", "train 0.1", "train 0.2"], ["train 1.0", "train 1.1"]],
+        "validation": [["validation 0.0"]],
+    }

@@ -122,7 +122,7 @@ def as_text(parts: Mapping[str, Sequence[RunSpec]]) -> str:
     alike = list(chain.from_iterable(parts.values()))
     if not alike:
         raise InputError("no runs to plan; valid: notebooks with tasks and seeds")
-    model, data, precision = alike[0].model, alike[0].data, alike[0].precision
+    model, precision = alike[0].model, alike[0].precision
     shape, works = shape_of(model), _works(alike)
     costs = {spec: estimate(spec, shape, work) for spec, work in works.items()}
     estimates = [costs[spec] for spec in alike]
@@ -142,7 +142,7 @@ def as_text(parts: Mapping[str, Sequence[RunSpec]]) -> str:
             for name, gpu in PEAKS.items()
         ],
         f"           at {UTILISATION:.0%} of the published {precision} peak; models below 1,000M weights reach less",
-        f"download   {_download(model, shape, data)}",
+        f"download   {_download(model, shape, any(spec.data == 'hub' for spec in alike))}",
         f"licence    {_licence(model, shape)}",
     ]
     return "\n".join(lines)
@@ -182,11 +182,11 @@ def _too_small(peak: int, room: float) -> str:
     return f": does not fit its {room:g} GB" if peak > room * 1e9 else ""
 
 
-def _download(model: str, shape: Shape, data: str) -> str:
+def _download(model: str, shape: Shape, from_hub: bool) -> str:
     if Path(checkpoint_path(model)).is_dir():
-        return "none" if data != "hub" else "the tasks from the hub"
+        return "the tasks from the hub" if from_hub else "none"
     size = f"about {2 * shape.parameters / 1e9:,.1f} GB of bfloat16 weights"  # twice that where a hub file is float32
-    return size + (", and the tasks from the hub" if data == "hub" else "")
+    return size + (", and the tasks from the hub" if from_hub else "")
 
 
 def _licence(model: str, shape: Shape) -> str:

@@ -34,6 +34,7 @@ HUB = {  # rows of train, of validation (MNLI: of both), texts a row, characters
     "rte_superglue": (2490, 277, 1, 320),
     "wic": (5428, 638, 1, 85),
     "wsc": (554, 104, 1, 129),
+    "msmarco": (82326, 10047, 8.2, 394),  # characters of a query and a passage of TREC DL 2019 and 2020
 }
 
 
@@ -82,6 +83,7 @@ def _from_table(spec: RunSpec) -> Work:
         where = "a data folder or 'builtin', and a model on this machine"
         raise InputError(f"the size of task {task.name!r} is not known without its data; valid: {where}")
     train, validation, texts, characters = HUB[task.name]
+    trained = min(texts, spec.list_size) if task.kind == "ranking" else texts
     names = sum(2 + len(column) / CHARACTERS for column in task.text_columns)  # `column: text`
     length = min(spec.max_length, characters / CHARACTERS + names)
-    return Work(min(train, spec.train_examples or train), texts, [length], validation * texts * length)
+    return Work(min(train, spec.train_examples or train), trained, [length], validation * texts * length)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from yaml.reader import ReaderError
 
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.experiments.spec import RunSpec, spec_fields
+from gemma_encoder.losses import RANKING_LOSSES
 from gemma_encoder.tasks import get_task, task_names
 
 FOLDER = Path(__file__).parent
@@ -31,7 +33,7 @@ RANKING = "msmarco"  # the ranking task where none is named
 TEXTS = {
     "control": "a model, or ''",
     "ranking_task": "a ranking task",
-    "ranking_data": "'builtin', or a folder with lists of candidates",
+    "ranking_data": "'builtin', 'hub', or a folder with lists of candidates",
 }
 
 
@@ -85,6 +87,18 @@ def control_specs(profile: dict[str, Any]) -> list[RunSpec]:
     if not (profile.get("control") and benchmarks):
         return []
     return specs({**profile, "model": profile["control"], "tasks": benchmarks})
+
+
+def ranking_specs(profile: dict[str, Any]) -> list[RunSpec]:
+    """The fine-tunings that the notebook about ranking compares: every loss with every list size and seed."""
+    task, data = profile.get("ranking_task", RANKING), profile.get("ranking_data", "builtin")
+    alone = {key: value for key, value in profile.items() if key not in TASKS}
+    return [
+        replace(spec, ranking_loss=loss, list_size=size)
+        for size in profile["list_sizes"]
+        for loss in RANKING_LOSSES
+        for spec in specs({**alone, "tasks": [task], "data": data})
+    ]
 
 
 def tasks_of(profile: dict[str, Any]) -> list[str]:

@@ -52,13 +52,12 @@ def given_parameters(names: Sequence[str], profile: Mapping[str, Any], pairs: Se
 def _ranking_data(added: Mapping[str, Any], found: Mapping[str, Parameter]) -> dict[str, str]:
     """Where a notebook with parameters `found` looks for lists of candidates, if the data that a person gave says so.
 
-    There is no loader for lists on the hub. Beside other tasks, a folder without any leaves ranking where it was; a
-    notebook that asks for nothing else takes the folder as it is, so that what is missing is said.
+    Beside other tasks, a folder without any leaves ranking where it was; a notebook that asks for nothing else takes
+    the folder as it is, so that what is missing is said.
     """
-    data = added.get("data", "hub")
-    if data == "hub" or "ranking_data" in added or ("data" in found and RANKING not in tasks_in(data)):
+    if "data" not in added or "ranking_data" in added or ("data" in found and RANKING not in tasks_in(added["data"])):
         return {}
-    return {"ranking_data": data}
+    return {"ranking_data": added["data"]}
 
 
 def check_inputs(given: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 """Passage ranking: MS MARCO (Bajaj et al., 2016) and the TREC Deep Learning tracks of 2019 and 2020 over its passages.
 
-Both come from a folder, or from the built-in twin. What the hub has as microsoft/ms_marco are the question answering
+Both come from a folder, and MS MARCO from the built-in twin or the hub too. What the hub has are the question answering
 data: about ten passages a query, not the first 1000 of BM25 that reranking is measured on, and no graded judgements.
 """
 
@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from gemma_encoder.errors import InputError
 from gemma_encoder.tasks.ranking_metrics import DEPTH
-from gemma_encoder.tasks.task import Task, register
+from gemma_encoder.tasks.task import HubSource, Task, register
 
 LISTED = ("passage", "label", "passage_id", "bm25_rank")  # the columns with one entry a candidate
 
@@ -27,6 +27,7 @@ MSMARCO = register(
         also=("ndcg10", "recall10"),
         folder="msmarco",
         view="ranking",
+        hub=HubSource("microsoft/ms_marco", "v1.1", "a47ee7aae8d7d466ba15f9f0bfac3b3681087b3a"),
     )
 )
 

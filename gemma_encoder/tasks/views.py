@@ -110,8 +110,19 @@ def _record(row: Row) -> dict[str, Any]:
     return columns | {"label": labels, "idx": _indices(row, ("passage", "query"))}
 
 
+def _hub_passages(row: Row) -> list[dict[str, Any]]:
+    """The passages of a row of the hub, which keeps them as columns; their place is the only name that they have."""
+    texts, chosen = (row["passages"].get(name) for name in ("passage_text", "is_selected"))
+    if type(texts) is not list or type(chosen) is not list or len(texts) != len(chosen):
+        raise InputError(f"passages {short(row['passages'])}; valid: passage_text and is_selected, lists of one length")
+    return [
+        {"passage_id": f"{row['query_id']}-{at}", "text": text, "label": label}
+        for at, (text, label) in enumerate(zip(texts, chosen, strict=True))
+    ]
+
+
 def _ranking(row: Row) -> dict[str, Any]:
-    passages = _checked(row, "passages", list)
+    passages = _hub_passages(row) if isinstance(row["passages"], dict) else _checked(row, "passages", list)
     for at, passage in enumerate(passages):
         for column in ("passage_id", "text", "label"):
             if not isinstance(passage, dict) or column not in passage:
