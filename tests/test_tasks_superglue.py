@@ -182,8 +182,8 @@ PASSAGE = {"passage_id": 1, "text": "x", "label": 1}
             "label 0.5 of passage 0 (counted from 0); valid: an integer",
         ),
         ("msmarco", {"passages": [PASSAGE | {"bm25_rank": "a"}]}, "bm25_rank 'a' of passage 0 (counted from 0)"),
-        ("msmarco", {"passages": {"passage_text": ["a"], "is_selected": []}}, "lists of one length"),
-        ("msmarco", {"passages": {"passage_text": ["a"]}}, "valid: passage_text and is_selected"),
+        ("msmarco", {"passages": {"passage_text": ["a"], "is_selected": []}}, "passages {'is_selected': [],"),
+        ("msmarco", {"passages": {"passage_text": ["a"]}}, "passages {'passage_text': ['a']}; valid: passage"),
         ("msmarco", {"ideal_grades": [-1]}, "ideal_grades [-1]; valid: a list of integers >= 0"),
     ],
 )
