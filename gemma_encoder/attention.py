@@ -90,6 +90,8 @@ class Visibility:
     tokens: for each slot, counted through the groups, its packed token. A slot beyond the end of a row holds the first
         token of the row, which nobody reads there: a NaN of one row must not reach another.
     slots: for each packed token its slot. Both are None when the batch travels padded.
+    read: the tokens (slots, when the batch travels padded), by number, whose states are read after the last layer; None
+        for all.
     """
 
     groups: list[Group]
@@ -97,6 +99,7 @@ class Visibility:
     tokens: Tensor | None = None
     slots: Tensor | None = None
     return_weights: bool = False
+    read: Tensor | None = None
 
     @property
     def biases(self) -> list[Tensor]:

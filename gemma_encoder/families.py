@@ -70,7 +70,12 @@ def attention_modules(backbone: PreTrainedModel) -> list[nn.Module]:
 
 def ffn_modules(backbone: PreTrainedModel) -> list[nn.Module]:
     """The feed-forward module of every layer, in order."""
-    return [layer.mlp for layer in layers(backbone)]
+    return [ffn_module(layer) for layer in layers(backbone)]
+
+
+def ffn_module(layer: nn.Module) -> nn.Module:
+    """The feed-forward module of a layer, which computes every token by itself."""
+    return layer.mlp
 
 
 def norm_modules(backbone: PreTrainedModel) -> list[nn.Module]:

@@ -82,7 +82,9 @@ class GemmaEncoderWithPooledHead(GemmaEncoderWithHead):
 
     def row_logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The head on the pooled vector of each row: `(rows, seq) -> (rows, num_labels)`."""
-        vectors = self.encoder(input_ids, attention_mask).pooler_output  # first: it refuses shapes that do not fit
+        vectors = self.encoder(
+            input_ids, attention_mask, only_pooled=True
+        ).pooler_output  # first: it refuses shapes that do not fit
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         _check_bos(input_ids, real.bool(), bos_id(self.config.decoder))
         return self.head(vectors)

@@ -101,7 +101,11 @@ def embed(
     rows = _rows(model, tokenizer, texts, max_length, truncate, columns)
     if not rows:
         return torch.zeros(0, encoder.config.decoder.hidden_size)
-    return in_batches(model, rows, lambda ids, mask: encoder(ids, mask).pooler_output, batch_size, "embedding")
+
+    def pooled(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return encoder(input_ids, attention_mask, only_pooled=True).pooler_output
+
+    return in_batches(model, rows, pooled, batch_size, "embedding")
 
 
 def predict(

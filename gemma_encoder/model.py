@@ -8,6 +8,7 @@ Source: paper, section 2 and Figure 1.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,7 +19,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
-from gemma_encoder.attention import IMPLEMENTATION, look
+from gemma_encoder.attention import IMPLEMENTATION, Visibility, look
 from gemma_encoder.dropout import add_dropout, check_rate
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.families import check_family, check_implementation, layer_windows
@@ -26,8 +27,9 @@ from gemma_encoder.loading import load_adapted, load_decoder
 from gemma_encoder.losses import ranking_loss
 from gemma_encoder.masks import Mask, layer_masks
 from gemma_encoder.norm import write_out_gradient
-from gemma_encoder.pooling import get_pooler, parse_pooling
+from gemma_encoder.pooling import get_pooler, mean, parse_pooling, slots_read
 from gemma_encoder.rows import check_rows
+from gemma_encoder.unread import skip_unread
 
 
 class GemmaEncoderConfig(PreTrainedConfig):
@@ -147,6 +149,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         self.backbone = backbone or AutoModel.from_config(config.decoder, attn_implementation=IMPLEMENTATION)
         self.backbone.set_attn_implementation(IMPLEMENTATION)
         add_dropout(self.backbone, config.attention_dropout, config.ffn_dropout)
+        skip_unread(self.backbone)
         write_out_gradient(self.backbone)
         self.masks = planned_masks(config)
         sizes = config.pooling_heads, config.pooling_latents, config.pooling_projections
@@ -164,11 +167,13 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         attention_mask: Tensor | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
+        only_pooled: bool = False,
     ) -> BaseModelOutputWithPooling:
         """Encode `input_ids (batch, seq)`; `attention_mask (batch, seq)` is nonzero where a slot holds a token.
 
         With `output_attentions`, `attentions[l]` has shape `(batch, head, width, width)` over the tokens of each row
         in order, whatever the padding, and 0 beyond a row's last token; width is the longest row.
+        With `only_pooled`, what no pooled vector needs is not computed, and `last_hidden_state` may be None.
         """
         if input_ids.dim() != 2 or not len(input_ids):
             raise InputError(f"input_ids of shape {tuple(input_ids.shape)}; valid: (batch, seq), batch >= 1")
@@ -179,6 +184,8 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         check_rows(real.any(dim=1), "hold no token", "at least one token per row")
         unpadded = self.config.unpadded
         visibility = look(real, self.masks, self.backbone.dtype, unpadded, return_weights=output_attentions)
+        if only_pooled and not (output_hidden_states or torch.compiler.is_compiling()):
+            visibility = self._reading(visibility, real)
         output = self.backbone(
             input_ids=input_ids[real][None] if unpadded else input_ids,
             position_ids=visibility.position_ids,
@@ -187,10 +194,21 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
+        attentions = output.attentions and tuple(self._to_tokens(weights, real) for weights in output.attentions)
+        if visibility.read is not None:
+            read = output.last_hidden_state.flatten(0, 1)[visibility.read].unflatten(0, (len(real), -1))
+            return BaseModelOutputWithPooling(None, mean(read, read.new_ones(read.shape[:2])), None, attentions)
         states = self._to_slots(output.last_hidden_state, real)
         hidden = output.hidden_states and tuple(self._to_slots(state, real) for state in output.hidden_states)
-        attentions = output.attentions and tuple(self._to_tokens(weights, real) for weights in output.attentions)
         return BaseModelOutputWithPooling(states, self.pool(states, real), hidden, attentions)
+
+    def _reading(self, visibility: Visibility, real: Tensor) -> Visibility:
+        """`visibility` with the tokens that the pooler reads, if these are not all."""
+        chosen = slots_read(self.config.pooling, real)
+        if chosen is None:
+            return visibility
+        chosen = chosen[real] if self.config.unpadded else chosen.flatten()
+        return replace(visibility, read=chosen.nonzero().flatten())
 
     def _to_slots(self, states: Tensor, real: Tensor) -> Tensor:
         """`(1, tokens, dim)` packed, or `(batch, seq, dim)` padded -> `(batch, seq, dim)` with zeros at pads."""

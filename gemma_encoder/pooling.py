@@ -36,8 +36,13 @@ def mean(hidden: Tensor, mask: Tensor) -> Tensor:
 
 def first(hidden: Tensor, mask: Tensor, k: int = 1) -> Tensor:
     """Average of the first `k` token states (First-K). A row of fewer than k tokens is an InputError."""
+    return _average(hidden, first_slots(mask, k))
+
+
+def first_slots(mask: Tensor, k: int) -> Tensor:
+    """Where the first `k` tokens of every row stand, `(batch, seq)`."""
     real = _at_least(mask, k)
-    return _average(hidden, real & (real.cumsum(dim=1) <= k))
+    return real & (real.cumsum(dim=1) <= k)
 
 
 def last(hidden: Tensor, mask: Tensor, k: int = 1) -> Tensor:
@@ -45,8 +50,13 @@ def last(hidden: Tensor, mask: Tensor, k: int = 1) -> Tensor:
 
     With k = 1 it is the one state that has read the whole row under a causal mask.
     """
+    return _average(hidden, last_slots(mask, k))
+
+
+def last_slots(mask: Tensor, k: int) -> Tensor:
+    """Where the last `k` tokens of every row stand, `(batch, seq)`."""
     real = _at_least(mask, k)
-    return _average(hidden, real & (real.flip(1).cumsum(dim=1).flip(1) <= k))
+    return real & (real.flip(1).cumsum(dim=1).flip(1) <= k)
 
 
 def _at_least(mask: Tensor, k: int) -> Tensor:
@@ -141,6 +151,12 @@ def parse_pooling(name: str) -> tuple[str, int]:
         return kind, int(k)
     check_choice("pooling", name, POOLERS)
     raise InputError(f"pooling {name!r} needs a number in place of K")
+
+
+def slots_read(name: str, mask: Tensor) -> Tensor | None:
+    """The slots `(batch, seq)` that the pooler `name` reads, as many in every row; None where it reads all tokens."""
+    kind, k = parse_pooling(name)
+    return {"first": first_slots, "last": last_slots}[kind](mask, k) if kind in COUNTED else None
 
 
 def get_pooler(name: str, dim: int, heads: int = 4, latents: int = 4, projections: bool = True) -> Pooler:

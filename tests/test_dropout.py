@@ -9,7 +9,7 @@ from torch import nn
 
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
 from gemma_encoder.attention import encoder_attention, look
-from gemma_encoder.dropout import add_dropout
+from gemma_encoder.dropout import Dropout, add_dropout
 from gemma_encoder.errors import InputError
 from gemma_encoder.families import attention_modules, ffn_modules
 from gemma_encoder.masks import bidirectional
@@ -45,6 +45,32 @@ def test_the_rates_on_a_live_model(tiny_decoder, make_batch, unpadded, checkpoin
     assert_rate(sum((layer == 0).sum().item() for layer in weights), sum(map(torch.numel, weights)), attention_dropout)
     assert_rate(sum((layer == 0).sum().item() for layer in ffn), sum(map(torch.numel, ffn)), ffn_dropout)
     assert len(ffn) == len(weights) * 2 == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rate", "shape"), [(0.1, (331, 7, 87)), (0.5, (40001,)), (0.9999, (400, 1000))])
+def test_noise_of_16_bits_has_the_rate_and_the_scale(rate, shape, dtype):
+    torch.manual_seed(0)
+    states = torch.ones(shape, dtype=dtype, requires_grad=True)
+    dropped = Dropout(rate)(states)
+    assert (dropped.shape, dropped.dtype) == (states.shape, dtype)
+    assert_rate((dropped == 0).sum().item(), dropped.numel(), rate)
+    scale = torch.tensor(1 / (1 - round(rate * 65536) / 65536)).to(dtype)
+    assert torch.equal(dropped[dropped != 0].unique(), scale[None])
+    dropped.sum().backward()
+    assert torch.equal(states.grad, dropped.detach())
+    flat = (dropped == 0).flatten()[: states.numel() // 4 * 4].view(-1, 4).double()
+    for left, right in [(0, 1), (0, 3), (1, 2)]:  # the four values of one number know nothing of each other
+        both = (flat[:, left] * flat[:, right]).sum().item()
+        assert_rate(both, len(flat), rate**2)
+
+
+@pytest.mark.parametrize(("rate", "kept"), [(1e-9, True), (1 - 1e-9, False)])
+def test_noise_at_the_ends_is_finite(rate, kept):
+    states = torch.ones(64)
+    found = Dropout(rate)(states)
+    assert found.isfinite().all() and (not kept or torch.equal(found, states))
+    assert Dropout(rate)(torch.ones(0, 3)).shape == (0, 3)
 
 
 @PATHS

@@ -143,6 +143,7 @@ IMPORTED = {
     ],
     "norm": ["PreTrainedModel"],
     "tokens": ["PreTrainedTokenizerBase"],
+    "unread": ["PreTrainedModel"],
 }  # fmt: skip
 CONFIG = (
     "_attn_implementation",

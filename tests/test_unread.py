@@ -1,0 +1,73 @@
+"""What no pooled vector needs is not computed, and nothing that is read changes by it."""
+
+import copy
+
+import pytest
+import torch
+
+from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
+from gemma_encoder.errors import InputError
+from gemma_encoder.families import DECODERS, ffn_modules
+
+LENGTHS = [9, 3, 14, 2]
+
+
+def watch(model):
+    """A list that fills with how many tokens the linear layers of each feed-forward block see."""
+    seen = []
+    for ffn in ffn_modules(model.backbone):
+        linear = next(module for module in ffn.modules() if isinstance(module, torch.nn.Linear))
+        linear.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[:-1].numel()))
+    return seen
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("unpadded", [True, False])
+@pytest.mark.parametrize(("pooling", "read"), [("last", 4), ("first-2", 8), ("last-2", 8), ("mean", None)])
+@pytest.mark.parametrize("family", sorted(DECODERS))
+def test_the_vectors_are_those_of_the_whole_pass(tiny_decoder, make_batch, family, pooling, read, unpadded, side):
+    model = GemmaEncoder.from_decoder(tiny_decoder(family), pooling=pooling, unpadded=unpadded).eval()
+    ids, mask = make_batch(LENGTHS, side=side)
+    seen, whole = watch(model), model(ids, mask)
+    slots = sum(LENGTHS) if unpadded else mask.numel()
+    assert seen == [slots] * len(seen)
+    seen.clear()
+    only = model(ids, mask, only_pooled=True)
+    torch.testing.assert_close(only.pooler_output, whole.pooler_output, atol=1e-6, rtol=1e-5)
+    assert seen == [slots] * (len(seen) - 1) + [read or slots]
+    assert (only.last_hidden_state is None) == (read is not None)
+    torch.testing.assert_close(model(ids, mask).last_hidden_state, whole.last_hidden_state, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", ["gemma2", "gpt_neox"])
+def test_loss_and_every_gradient_are_those_of_the_whole_pass(tiny_decoder, make_batch, family, checkpointing):
+    model = GemmaEncoderForSequenceClassification.from_decoder(
+        tiny_decoder(family), pooling="last", attention_dropout=0.0, ffn_dropout=0.0
+    ).train()
+    model = copy.deepcopy(model)  # hooks have to find the modules of the copy
+    if checkpointing:
+        model.activation_checkpointing_enable()
+    ids, mask = make_batch(LENGTHS)
+    seen, labels = watch(model.encoder), torch.tensor([1, 0, 1, 1])
+    model(ids, mask, labels=labels).loss.backward()
+    assert seen.count(len(LENGTHS)) == 1 + checkpointing, "the last block was not spared, or not when it ran again"
+    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    model.loss(model.head(model.encoder(ids, mask).pooler_output), labels).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_states_that_are_asked_for_are_whole(tiny_decoder, make_batch):
+    model = GemmaEncoder.from_decoder(tiny_decoder(), pooling="last").eval()
+    ids, mask = make_batch(LENGTHS)
+    whole = model(ids, mask, output_hidden_states=True).hidden_states
+    only = model(ids, mask, output_hidden_states=True, only_pooled=True).hidden_states
+    assert all(map(torch.equal, only, whole))
+
+
+def test_a_row_that_is_too_short_is_refused_as_by_the_pooler(tiny_decoder, make_batch):
+    model = GemmaEncoder.from_decoder(tiny_decoder(), pooling="last-3")
+    with pytest.raises(InputError, match="hold fewer than 3 tokens"):
+        model(*make_batch(LENGTHS), only_pooled=True)
