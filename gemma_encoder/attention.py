@@ -221,11 +221,12 @@ def encoder_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """Attention of one layer under our own mask; `module.softmax_dropout` drops attention weights while training.
 
-    A proof sets `module.equal_scores`; see verify.
+    A proof sets `module.equal_scores`; see verify. What ran stands in `module.attention_path`.
     """
     if visibility is None:
         raise RuntimeError("this decoder's attention belongs to a GemmaEncoder and was called outside of it")
     layer, dropout, parts, weights = layer_index(module), module.softmax_dropout, [], None
+    module.attention_path = path(softcap)
     scaling *= not hasattr(module, "equal_scores")
     repeats = query.shape[1] // key.shape[1]
     opened = (visibility.open(states) for states in (query, key, value))

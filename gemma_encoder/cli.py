@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gemma_encoder.errors import InputError, check_choice
+from gemma_encoder.errors import InputError, VisibilityError, check_choice
 
 if TYPE_CHECKING:
     from gemma_encoder.experiments.spec import RunSpec
@@ -261,7 +261,7 @@ def _verify(args: argparse.Namespace) -> int:
     from gemma_encoder.heads import load_model
     from gemma_encoder.proofs import as_table, verify
 
-    model = load_model(args.checkpoint)
+    model = load_model(args.checkpoint, probe=False)  # what is wrong is for the proofs to say
     proofs = verify(model)
     failed = [proof.what for proof in proofs if not proof.ok]
     print(as_table(proofs))
@@ -297,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"gemma-encoder: {error}", file=sys.stderr)
         return 2
-    except OSError as error:  # a full disk, a folder that cannot be written
+    except (OSError, VisibilityError) as error:  # a full disk, a folder that cannot be written
         print(f"gemma-encoder: {error}", file=sys.stderr)
         return 1
 

@@ -10,6 +10,10 @@ class InputError(ValueError):
     """Bad input. The message is one line; the command line prints it and exits with code 2."""
 
 
+class VisibilityError(RuntimeError):
+    """The measured influence matrix is not the one that was asked for."""
+
+
 def check_choice(what: str, value: object, valid: Iterable[str]) -> str:
     """Return `value` if it is one of `valid`; else raise InputError naming both, with the closest match."""
     valid = sorted(valid)

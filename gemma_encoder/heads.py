@@ -28,7 +28,6 @@ from transformers.modeling_outputs import (
 from transformers.utils import can_return_tuple
 
 from gemma_encoder.errors import InputError, check_choice
-from gemma_encoder.families import bos_id
 from gemma_encoder.loading import adapted_config
 from gemma_encoder.losses import (
     IGNORED,
@@ -40,11 +39,12 @@ from gemma_encoder.losses import (
     token_cross_entropy,
 )
 from gemma_encoder.model import GemmaEncoder, GemmaEncoderConfig, GemmaEncoderPreTrainedModel
-from gemma_encoder.rows import check_rows
 
 
 class MLPHead(nn.Module):
-    """Two layers on a vector: `W2 gelu(W1 x + b1) + b2`, `(..., dim) -> (..., num_labels)`.
+    """Two layers on a vector: `W2 gelu(W1 x + b1) + b2`, `(..., dim) -> (..., num_labels)`, in float32 at least.
+
+    In half precision many scores of a long list would be one and the same.
 
     The paper names a small MLP without its depth or width; two layers of the model's width follow the nearest
     documented recipe that took over its pooling head.
@@ -57,7 +57,8 @@ class MLPHead(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Logits, or one score when `num_labels` is 1."""
-        return self.out(F.gelu(self.dense(vectors)))
+        with torch.autocast(vectors.device.type, enabled=False):
+            return self.out(F.gelu(self.dense(vectors.to(self.out.weight.dtype))))
 
 
 class GemmaEncoderWithHead(GemmaEncoderPreTrainedModel):
@@ -70,11 +71,13 @@ class GemmaEncoderWithHead(GemmaEncoderPreTrainedModel):
         self.post_init()
 
 
-def _check_bos(input_ids: Tensor, real: Tensor, bos: int | None) -> None:
-    """Refuse rows that begin with BOS and hold a second one: many tokenizers put one before each text of a pair."""
-    found = (input_ids == (-1 if bos is None else bos)) & real
-    begins = (found & (real.cumsum(dim=1) == 1)).any(dim=1)
-    check_rows(~begins | (found.sum(dim=1) == 1), "hold more than one BOS", "one, as predict() puts it")
+def _refuse(others: dict[str, object]) -> None:
+    """Inputs that a head does not know are an InputError: PEFT passes some for a task type, and loses the head."""
+    if others:
+        raise InputError(
+            f"inputs {', '.join(sorted(others))} are unknown; valid: input_ids, attention_mask, labels; "
+            "for LoRA use gemma_encoder.lora.add_lora, which keeps pooler and head, in place of a task type of PEFT"
+        )
 
 
 class GemmaEncoderWithPooledHead(GemmaEncoderWithHead):
@@ -82,12 +85,7 @@ class GemmaEncoderWithPooledHead(GemmaEncoderWithHead):
 
     def row_logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The head on the pooled vector of each row: `(rows, seq) -> (rows, num_labels)`."""
-        vectors = self.encoder(
-            input_ids, attention_mask, only_pooled=True
-        ).pooler_output  # first: it refuses shapes that do not fit
-        real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        _check_bos(input_ids, real.bool(), bos_id(self.config.decoder))
-        return self.head(vectors)
+        return self.head(self.encoder(input_ids, attention_mask, only_pooled=True).pooler_output)
 
 
 class GemmaEncoderForSequenceClassification(GemmaEncoderWithPooledHead):
@@ -99,13 +97,9 @@ class GemmaEncoderForSequenceClassification(GemmaEncoderWithPooledHead):
     ) -> SequenceClassifierOutput:
         """Logits `(batch, num_labels)`, and the mean loss over the batch when `labels (batch,)` are given.
 
-        Any other input is an InputError: PEFT passes some where a LoraConfig names a task type, and loses the head.
+        Any other input is an InputError.
         """
-        if others:
-            raise InputError(
-                f"inputs {', '.join(sorted(others))} are unknown; valid: input_ids, attention_mask, labels; "
-                "for LoRA use gemma_encoder.lora.add_lora, which keeps pooler and head, in place of a task type of PEFT"
-            )
+        _refuse(others)
         logits = self.row_logits(input_ids, attention_mask)
         return SequenceClassifierOutput(None if labels is None else self.loss(logits, labels), logits)
 
@@ -136,13 +130,15 @@ class GemmaEncoderForRanking(GemmaEncoderWithPooledHead):
 
     @can_return_tuple
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **others: object
     ) -> MultipleChoiceModelOutput:
         """Scores `(batch, list)` of `input_ids (batch, list, seq)`, and the mean loss over the lists with `labels`.
 
         A slot of a short list is one whose attention_mask holds no token: it costs nothing, its score is -inf, and
         its label is not read. `labels (batch, list)` are relevances; `labels (batch,)` name the one right candidate.
+        Any other input is an InputError.
         """
+        _refuse(others)
         if input_ids.dim() != 3:
             raise InputError(f"input_ids of shape {tuple(input_ids.shape)}; valid: (batch, list, seq)")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -167,12 +163,13 @@ class GemmaEncoderForTokenClassification(GemmaEncoderWithHead):
 
     @can_return_tuple
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **others: object
     ) -> TokenClassifierOutput:
         """Logits `(batch, seq, num_labels)`, and the mean loss over the rows when `labels (batch, seq)` are given.
 
-        Tokens labelled -100 and slots without a token are left out of the loss.
+        Tokens labelled -100 and slots without a token are left out of the loss. Any other input is an InputError.
         """
+        _refuse(others)
         logits, loss = self.head(self.encoder(input_ids, attention_mask).last_hidden_state), None
         if labels is not None:
             if attention_mask is not None and labels.shape == attention_mask.shape:

@@ -130,6 +130,8 @@ def check_loaded(name: str | Path, model: PreTrainedModel, info: dict[str, Any],
 
 def load_decoder(decoder: str | Path | PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """The decoder without its language-model head, with all its weights, as `dtype`."""
+    if not isinstance(decoder, (str, Path, PreTrainedModel)):
+        raise InputError(f"decoder {decoder!r} is not valid; valid: a checkpoint folder, a hub name, or a loaded model")
     if isinstance(decoder, PreTrainedModel):
         check_family(decoder.base_model.config)
         return decoder.base_model
@@ -167,6 +169,8 @@ def load_adapted(
                 f"checkpoint {str(name)!r} is adapted with {setting} {found!r}, not {asked!r}; valid: {found!r}, "
                 "or adapt its decoder anew"
             )
+    if (asked := kwargs.get("attn_implementation", IMPLEMENTATION)) != IMPLEMENTATION:
+        raise InputError(f"attn_implementation {asked!r} does not know our masks; valid: {IMPLEMENTATION!r}")
     try:
         return _load_weights(loader, name, ignored, **kwargs)
     except TypeError as error:

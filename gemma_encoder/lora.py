@@ -27,7 +27,8 @@ from gemma_encoder.errors import InputError
 from gemma_encoder.heads import class_of
 from gemma_encoder.inference import evaluating
 from gemma_encoder.loading import adapted_config, load_decoder
-from gemma_encoder.model import GemmaEncoderPreTrainedModel, encoder_of
+from gemma_encoder.model import GemmaEncoderPreTrainedModel, cast, check_as_built, encoder_of
+from gemma_encoder.verify import LOAD_TOKENS, check_visibility
 
 BASE = "base.json"  # beside the adapter: which decoder it belongs to
 
@@ -38,10 +39,20 @@ def add_lora(model: GemmaEncoderPreTrainedModel, rank: int = 16, alpha: float = 
     `model` is changed in place. The model behaves as before until it is trained: B starts at zero.
     """
     linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear) and "backbone." in name}
-    whole = {name for name, _ in model.named_children() if name == "head"}
-    whole |= {"pool"} if isinstance(encoder_of(model).pool, nn.Module) else set()
-    settings = {"target_modules": sorted(linear), "modules_to_save": sorted(whole) or None}
+    settings = {"target_modules": sorted(linear), "modules_to_save": _trained_whole(model) or None}
     return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, **settings))
+
+
+def _trained_whole(model: GemmaEncoderPreTrainedModel) -> list[str]:
+    """The modules that are new and have weights, which no adapter holds unless it is told to."""
+    pool = ["pool"] if isinstance(encoder_of(model).pool, nn.Module) else []
+    return [name for name, _ in model.named_children() if name == "head"] + pool
+
+
+def _check_whole(model: GemmaEncoderPreTrainedModel, config: LoraConfig) -> None:
+    """Refuse an adapter beside which pooler or head would be lost."""
+    if lost := sorted(set(_trained_whole(model)) - set(config.modules_to_save or ())):
+        raise InputError(f"the adapter does not keep {' and '.join(lost)}; valid: what add_lora() makes")
 
 
 def base_digest(backbone: nn.Module) -> str:
@@ -57,6 +68,8 @@ def base_digest(backbone: nn.Module) -> str:
 def save_lora(model: PeftModel, folder: str | Path) -> None:
     """Write adapter, pooler, head, the settings of the adaptation and the digest of the base, without its weights."""
     inner = model.get_base_model()
+    _check_whole(inner, model.active_peft_config)
+    check_as_built(inner)
     model.save_pretrained(str(folder))
     inner.config.architectures = [type(inner).__name__]
     inner.config.save_pretrained(folder)
@@ -67,7 +80,8 @@ def save_lora(model: PeftModel, folder: str | Path) -> None:
 def load_lora(folder: str | Path, decoder: str | Path | PreTrainedModel, trainable: bool = False) -> PeftModel:
     """The model that `save_lora` wrote, on `decoder`, which must be the one it was trained on.
 
-    Another base, a folder without an adapter, or an adapter without all its weights is an InputError.
+    Another base, a folder without an adapter, or an adapter without all its weights is an InputError; a mask that is
+    not the planned one is a VisibilityError.
     """
     adapter = Path(folder, "adapter_model.safetensors")
     for name in (BASE, "config.json", "adapter_config.json", adapter.name):
@@ -83,8 +97,8 @@ def load_lora(folder: str | Path, decoder: str | Path | PreTrainedModel, trainab
         )
     config = adapted_config(folder)
     model = class_of(folder, config)(config, backbone=backbone)
-    for parameter in model.parameters():  # not `.to`, which would round the rotary frequencies too
-        parameter.data = parameter.data.to(dtype)
+    cast(model, dtype)
+    _check_whole(model, LoraConfig.from_pretrained(str(folder)))
     try:
         loaded = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
         missing = sorted(get_peft_model_state_dict(loaded).keys() - load_file(adapter).keys())
@@ -92,6 +106,7 @@ def load_lora(folder: str | Path, decoder: str | Path | PreTrainedModel, trainab
         missing = [str(error.args[0])]
     if missing:
         raise InputError(f"adapter {str(folder)!r} lacks weights for {type(model).__name__}: {', '.join(missing[:4])}")
+    check_visibility(model, tokens=LOAD_TOKENS)
     return loaded
 
 
@@ -105,8 +120,7 @@ def merge_lora(model: PeftModel) -> GemmaEncoderPreTrainedModel:
     for parameter in model.parameters():
         parameter.data = parameter.data.float()
     merged = model.merge_and_unload()
-    for parameter in merged.parameters():
-        parameter.data = parameter.data.to(dtype)
+    cast(merged, dtype)
     gap = (_vectors(merged) - before).abs().max() / before.abs().max()
     print(
         f"merged in float32, kept in {str(dtype).removeprefix('torch.')}: the vector of a fixed row moved by {gap:.1e}"

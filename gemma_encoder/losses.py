@@ -24,10 +24,11 @@ def _check_shape(labels: Tensor, shape: torch.Size) -> None:
 
 
 def _check_classes(labels: Tensor, classes: int) -> None:
-    if labels.is_floating_point():
+    if labels.is_floating_point() or labels.dtype == torch.bool:
         raise InputError(f"labels of type {labels.dtype} do not fit {classes} classes; valid: integers")
     if labels.numel() and (labels.min() < 0 or labels.max() >= classes):
-        raise InputError(f"labels {labels.tolist()} do not fit; valid: 0 to {classes - 1}")
+        wrong = labels[(labels < 0) | (labels >= classes)].unique().tolist()
+        raise InputError(f"labels {wrong} do not fit; valid: 0 to {classes - 1}")
 
 
 def _mean_of_rows(values: Tensor, counted: Tensor) -> Tensor:
@@ -48,15 +49,22 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """`mean_b -log softmax(logits_b)[label_b]`: `logits (batch, classes)`, integer `labels (batch,)`."""
+    """`mean_b -log softmax(logits_b)[label_b]`: `logits (batch, classes)`, integer `labels (batch,)`.
+
+    Source: the usual loss of classification on GLUE, as in Devlin et al. (2018), arXiv 1810.04805, section 4.1.
+    """
     _check_shape(labels, logits.shape[:1])
     _check_classes(labels, logits.shape[1])
-    return F.cross_entropy(logits.float(), labels)
+    return F.cross_entropy(logits.float(), labels.long())
 
 
 def mean_squared_error(scores: Tensor, labels: Tensor) -> Tensor:
-    """`mean_b (score_b - label_b)^2`: `scores (batch,)`, `labels (batch,)`."""
+    """`mean_b (score_b - label_b)^2`: `scores (batch,)`, finite `labels (batch,)`.
+
+    Source: the usual loss of regression on STS-B (GLUE, Wang et al., 2018, arXiv 1804.07461, section 3.2).
+    """
     _check_shape(labels, scores.shape)
+    check_rows(labels.isfinite(), "have a label that is no number", "a finite label")
     return F.mse_loss(scores.float(), labels.float())
 
 
@@ -65,12 +73,13 @@ def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
     Tokens labelled -100 are left out; a row of nothing else is an InputError. A row weighs the same however many of
     its tokens are labelled.
+    Source: token classification of Devlin et al. (2018), arXiv 1810.04805, section 5.3; the mean over rows is ours.
     """
     _check_shape(labels, logits.shape[:2])
     counted = labels != IGNORED
     _check_classes(labels[counted], logits.shape[2])
     check_rows(counted.any(dim=1), "hold no labelled token", f"a label other than {IGNORED} in every row")
-    losses = F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none", ignore_index=IGNORED)
+    losses = F.cross_entropy(logits.float().transpose(1, 2), labels.long(), reduction="none", ignore_index=IGNORED)
     return _mean_of_rows(losses, counted)
 
 

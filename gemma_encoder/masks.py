@@ -77,26 +77,39 @@ ATTENTION = (*SIMPLE, *(f"{name}-{end}-N" for name in SIMPLE for end in ("first"
 LOCAL_LAYERS = ("keep", "open")
 
 
+def parse_attention(attention: str) -> tuple[str, str, int]:
+    """Name, end and number of `attention`: ("bidirectional", "last", 4), ("window", "", 8), ("causal", "", 0).
+
+    An unknown name, and a window or prefix below 1, is an InputError.
+    """
+    name, *rest = attention.split("-") if isinstance(attention, str) else [""]
+    match rest:
+        case [] if name in SIMPLE:
+            return name, "", 0
+        case [size] if name in SIZED and size.isdecimal():
+            SIZED[name](int(size))
+            return name, "", int(size)
+        case [("first" | "last") as end, count] if name in SIMPLE and count.isdecimal():
+            return name, end, int(count)
+    check_choice("attention", attention, ATTENTION)
+    raise InputError(f"attention {attention!r} needs a number in place of N")
+
+
 def layer_attention(attention: str, layers: int) -> list[Mask]:
     """The mask of each of `layers` layers, local windows left aside.
 
     "causal", "bidirectional", "prefix-N" and "window-N" hold for all layers; "bidirectional-last-N" and
     "causal-first-N" (and the other two combinations) for N layers, the rest having the other mask.
     """
-    name, *rest = attention.split("-") if isinstance(attention, str) else [attention]
-    match rest:
-        case [] if name in SIMPLE:
-            return [SIMPLE[name]] * layers
-        case [size] if name in SIZED and size.isdecimal():
-            return [SIZED[name](int(size))] * layers
-        case [("first" | "last") as end, count] if name in SIMPLE and count.isdecimal():
-            chosen = int(count)
-            if chosen > layers:
-                raise InputError(f"attention {attention!r} is for {chosen} layers; this decoder has {layers}")
-            some, others = [SIMPLE[name]] * chosen, [SIMPLE[OTHER[name]]] * (layers - chosen)
-            return some + others if end == "first" else others + some
-    check_choice("attention", attention, ATTENTION)
-    raise InputError(f"attention {attention!r} needs a number in place of N")
+    name, end, number = parse_attention(attention)
+    if name in SIZED:
+        return [SIZED[name](number)] * layers
+    if not end:
+        return [SIMPLE[name]] * layers
+    if number > layers:
+        raise InputError(f"attention {attention!r} is for {number} layers; this decoder has {layers}")
+    some, others = [SIMPLE[name]] * number, [SIMPLE[OTHER[name]]] * (layers - number)
+    return some + others if end == "first" else others + some
 
 
 def layer_masks(attention: str, windows: Sequence[int | None], local_layers: str = "keep") -> list[Mask]:

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.configuration_utils import SubConfigSpec
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
 from gemma_encoder.attention import IMPLEMENTATION, Visibility, look
 from gemma_encoder.dropout import add_dropout, check_rate
 from gemma_encoder.errors import InputError, check_choice
-from gemma_encoder.families import check_family, check_implementation, layer_windows
+from gemma_encoder.families import bos_id, check_family, check_implementation, layer_windows
 from gemma_encoder.loading import load_adapted, load_decoder
 from gemma_encoder.losses import ranking_loss
 from gemma_encoder.masks import Mask, layer_masks
@@ -30,6 +30,12 @@ from gemma_encoder.norm import write_out_gradient
 from gemma_encoder.pooling import get_pooler, mean, parse_pooling, slots_read
 from gemma_encoder.rows import check_rows
 from gemma_encoder.unread import skip_unread
+
+LEAST = {"pooling_heads": 1, "pooling_latents": 1, "num_labels": 1}
+SWITCHES = ("pooling_projections", "unpadded")
+# settings that are built into a model: changed in its configuration later, they would only be true of the checkpoint
+BUILT = ("attention", "local_layers", "pooling", "pooling_heads", "pooling_latents", "pooling_projections")
+BUILT += ("attention_dropout", "ffn_dropout")
 
 
 class GemmaEncoderConfig(PreTrainedConfig):
@@ -63,9 +69,13 @@ class GemmaEncoderConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs) -> None:
         """Validate the adaptation settings; a wrong one is an InputError naming the valid ones."""
-        labels = kwargs.get("num_labels", 1)
-        if not (isinstance(labels, int) and labels >= 1):
-            raise InputError(f"num_labels {labels!r} is not valid; valid: an integer >= 1")
+        for name, least in LEAST.items():
+            value = kwargs.get(name, 1) if name == "num_labels" else getattr(self, name)
+            if type(value) is not int or value < least:
+                raise InputError(f"{name} {value!r} is not valid; valid: an integer >= {least}")
+        for name in SWITCHES:
+            if type(getattr(self, name)) is not bool:
+                raise InputError(f"{name} {getattr(self, name)!r} is not valid; valid: True or False")
         super().__post_init__(**kwargs)
         planned_masks(self)
         parse_pooling(self.pooling)
@@ -74,6 +84,21 @@ class GemmaEncoderConfig(PreTrainedConfig):
         ranking_loss(self.ranking_loss)
         if isinstance(self.text_columns, str):  # its letters would be taken for names
             raise InputError(f"text_columns {self.text_columns!r} is one name; valid: a list of names")
+
+
+def _check_bos(input_ids: Tensor, real: Tensor, decoder: PreTrainedConfig) -> None:
+    """Refuse rows with a BOS behind their first token: many tokenizers put one before each text of a pair.
+
+    Where BOS and end of text are one token, a row that does not begin with it may hold it.
+    """
+    bos = bos_id(decoder)
+    if bos is None:
+        return
+    found, begins = (input_ids == bos) & real, real & (real.cumsum(dim=1) == 1)
+    again = (found & ~begins).any(dim=1)
+    if bos == decoder.eos_token_id:
+        again &= (found & begins).any(dim=1)
+    check_rows(~again, "hold a BOS behind their first token", "one, in front, as predict() puts it")
 
 
 def planned_masks(config: GemmaEncoderConfig) -> list[Mask]:
@@ -91,6 +116,7 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
     left_over: ClassVar[tuple[str, ...]] = ()  # beginnings of weight names that a checkpoint may hold for nothing
+    _keep_in_fp32_modules_strict = ("head",)  # scores are computed in float32 from the pooled vector on
     accepts_loss_kwargs = False  # our losses are means over examples; Trainer then scales accumulation correctly
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -105,7 +131,8 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
 
         decoder: a checkpoint folder or hub name (safetensors; no remote code), or a loaded model of a supported
             family, whose modules are taken over, not copied.
-        dtype: of all weights; those of a loaded model are converted too, in place.
+        dtype: of all weights but those of a head, which has float32 at least; those of a loaded model are converted
+            too, in place.
         settings: fields of GemmaEncoderConfig, and `num_labels` (1 means regression).
         Raises InputError for an unsupported family, an unknown setting, or a checkpoint without all its weights.
         """
@@ -116,22 +143,42 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
         backbone = load_decoder(decoder, dtype)
         config = GemmaEncoderConfig(decoder=backbone.config, **settings)
         model = cls(config, backbone=backbone)
-        for parameter in model.parameters():  # not `.to`, which would round the rotary frequencies too
-            parameter.data = parameter.data.to(dtype)
+        cast(model, dtype)
         return model
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, output_loading_info: bool = False, **kwargs):
+    def from_pretrained(cls, name: str | Path, *, output_loading_info: bool = False, probe: bool = True, **kwargs):
         """Load an adapted checkpoint and measure what its tokens see.
 
         Missing or unexpected weights are an InputError, never a silent new start; a mask that is not the planned one
-        is a VisibilityError.
+        is a VisibilityError. Without `probe` nothing is measured: for `proofs.verify`, which measures more.
         """
-        from gemma_encoder.verify import check_visibility  # which needs this module
+        from gemma_encoder.verify import LOAD_TOKENS, check_visibility  # which needs this module
 
         model, info = load_adapted(super().from_pretrained, name, cls.left_over, **kwargs)
-        check_visibility(model, tokens=3)  # few passes, so that a large model loads fast
+        if probe:
+            check_visibility(model, tokens=LOAD_TOKENS)
         return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, *args, **kwargs) -> None:
+        """As of every PreTrainedModel; a configuration that was changed after the model was built is an InputError."""
+        check_as_built(self)
+        super().save_pretrained(*args, **kwargs)
+
+
+def cast(model: GemmaEncoderPreTrainedModel, dtype: torch.dtype) -> None:
+    """Convert the weights of `model` to `dtype`, those of a head to float32 at least, in place."""
+    for name, parameter in model.named_parameters():  # not `.to`, which would round the rotary frequencies too
+        in_head = "head" in name.split(".")
+        parameter.data = parameter.data.to(torch.promote_types(dtype, torch.float32) if in_head else dtype)
+
+
+def check_as_built(model: GemmaEncoderPreTrainedModel) -> None:
+    """Refuse a configuration that is no longer that of the model: loaded again, it would be another one."""
+    encoder = encoder_of(model)
+    for name, value in encoder.built.items():
+        if (found := getattr(model.config, name)) != value:
+            raise InputError(f"config.{name} is {found!r}, the model was built with {value!r}; valid: adapt it anew")
 
 
 class GemmaEncoder(GemmaEncoderPreTrainedModel):
@@ -154,6 +201,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         self.masks = planned_masks(config)
         sizes = config.pooling_heads, config.pooling_latents, config.pooling_projections
         self.pool = get_pooler(config.pooling, config.decoder.hidden_size, *sizes)
+        self.built = {name: getattr(config, name) for name in BUILT}
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -175,25 +223,12 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         in order, whatever the padding, and 0 beyond a row's last token; width is the longest row.
         With `only_pooled`, what no pooled vector needs is not computed, and `last_hidden_state` may be None.
         """
-        if input_ids.dim() != 2 or not len(input_ids):
-            raise InputError(f"input_ids of shape {tuple(input_ids.shape)}; valid: (batch, seq), batch >= 1")
-        check_implementation(self.backbone, IMPLEMENTATION)
-        real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        if real.shape != input_ids.shape:
-            raise InputError(f"attention_mask of shape {tuple(real.shape)}; valid: {tuple(input_ids.shape)}")
-        check_rows(real.any(dim=1), "hold no token", "at least one token per row")
-        unpadded = self.config.unpadded
-        visibility = look(real, self.masks, self.backbone.dtype, unpadded, return_weights=output_attentions)
+        real = self._real(input_ids, attention_mask)
+        _check_bos(input_ids, real, self.config.decoder)
+        visibility = look(real, self.masks, self.backbone.dtype, self.config.unpadded, return_weights=output_attentions)
         if only_pooled and not (output_hidden_states or torch.compiler.is_compiling()):
             visibility = self._reading(visibility, real)
-        output = self.backbone(
-            input_ids=input_ids[real][None] if unpadded else input_ids,
-            position_ids=visibility.position_ids,
-            use_cache=False,
-            visibility=visibility,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-        )
+        output = self._pass(input_ids, real, visibility, output_hidden_states, output_attentions)
         attentions = output.attentions and tuple(self._to_tokens(weights, real) for weights in output.attentions)
         if visibility.read is not None:
             read = output.last_hidden_state.flatten(0, 1)[visibility.read].unflatten(0, (len(real), -1))
@@ -201,6 +236,41 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         states = self._to_slots(output.last_hidden_state, real)
         hidden = output.hidden_states and tuple(self._to_slots(state, real) for state in output.hidden_states)
         return BaseModelOutputWithPooling(states, self.pool(states, real), hidden, attentions)
+
+    def layer_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The states `(batch, seq, dim)` behind every layer, of rows of any length: no pooler reads them."""
+        real = self._real(input_ids, attention_mask)
+        visibility = look(real, self.masks, self.backbone.dtype, self.config.unpadded)
+        hidden = self._pass(input_ids, real, visibility, hidden_states=True).hidden_states[1:]
+        return tuple(self._to_slots(state, real) for state in hidden)
+
+    def _real(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Which slots of a checked batch hold a token, `(batch, seq)`."""
+        if input_ids.dim() != 2 or not len(input_ids):
+            raise InputError(f"input_ids of shape {tuple(input_ids.shape)}; valid: (batch, seq), batch >= 1")
+        check_implementation(self.backbone, IMPLEMENTATION)
+        real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        if real.shape != input_ids.shape:
+            raise InputError(f"attention_mask of shape {tuple(real.shape)}; valid: {tuple(input_ids.shape)}")
+        check_rows(real.any(dim=1), "hold no token", "at least one token per row")
+        known = self.config.decoder.vocab_size
+        check_rows(
+            ((input_ids >= 0) & (input_ids < known) | ~real).all(dim=1), "hold an unknown id", f"0 to {known - 1}"
+        )
+        return real
+
+    def _pass(
+        self, input_ids: Tensor, real: Tensor, visibility: Visibility, hidden_states: bool, attentions: bool = False
+    ) -> BaseModelOutput:
+        """The decoder on the tokens of a batch, with the states of all layers and their attention weights if asked."""
+        return self.backbone(
+            input_ids=input_ids[real][None] if self.config.unpadded else input_ids,
+            position_ids=visibility.position_ids,
+            use_cache=False,
+            visibility=visibility,
+            output_hidden_states=hidden_states,
+            output_attentions=attentions,
+        )
 
     def _reading(self, visibility: Visibility, real: Tensor) -> Visibility:
         """`visibility` with the tokens that the pooler reads, if these are not all."""

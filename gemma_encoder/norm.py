@@ -10,6 +10,7 @@ from types import MethodType
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from gemma_encoder.families import norm_modules
@@ -32,6 +33,7 @@ class RMSNorm(torch.autograd.Function):
         return (normed * factor).type_as(states)
 
     @staticmethod
+    @once_differentiable  # a second gradient would take what was saved for constants
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
         normed, scale, factor = ctx.saved_tensors
         of_states, of_weight = ctx.types

@@ -61,7 +61,8 @@ def last_slots(mask: Tensor, k: int) -> Tensor:
 
 def _at_least(mask: Tensor, k: int) -> Tensor:
     real = mask.bool()
-    check_rows(real.sum(dim=1) >= k, f"hold fewer than {k} tokens", "longer rows, or a smaller k")
+    lengths = real.sum(dim=1)
+    check_rows(lengths >= k, f"hold fewer than {k} tokens, the shortest {lengths.min()}", "longer rows, or a smaller k")
     return real
 
 

@@ -16,14 +16,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gemma_encoder.attention import encoder_attention, look
-from gemma_encoder.errors import InputError
-from gemma_encoder.families import SOFTCAP, attention_modules, ffn_modules, layer_windows
+from gemma_encoder.attention import encoder_attention, look, path
+from gemma_encoder.errors import InputError, VisibilityError
+from gemma_encoder.families import SOFTCAP, attention_modules, bos_id, ffn_modules, layer_windows
 from gemma_encoder.inference import evaluating
 from gemma_encoder.masks import SIZED
 from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel, encoder_of, planned_masks
 from gemma_encoder.pooling import parse_pooling
-from gemma_encoder.verify import PADDINGS, PROBE_TOKENS, VisibilityError, check_padding
+from gemma_encoder.verify import PADDINGS, PROBE_TOKENS, check_padding
 
 LONGEST_PROBE = 40  # tokens; an influence matrix of n tokens takes n + 1 passes for every kind of padding
 DRAWS = 64  # tokens of the rows on which dropout is counted
@@ -61,6 +61,7 @@ def verify(model: GemmaEncoderPreTrainedModel) -> list[Proof]:
             _batch_invariance(encoder),
             *_dropout(encoder),
             *_softcap(encoder),
+            _path(encoder),
             *_parameters(model),
         ]
 
@@ -121,6 +122,8 @@ def _batch(encoder: GemmaEncoder, lengths: list[int], side: str = "right") -> tu
     """Rows of random tokens `(batch, seq)` and their mask."""
     width = max(lengths)
     ids = torch.randint(encoder.config.decoder.vocab_size, (len(lengths), width), device=encoder.device)
+    if (bos := bos_id(encoder.config.decoder)) is not None:  # which has no place inside a row
+        ids = ids.where(ids != bos, bos - 1 if bos else 1)
     mask = torch.arange(width, device=encoder.device) < torch.tensor(lengths, device=encoder.device)[:, None]
     return ids, mask if side == "right" else mask.flip(1)
 
@@ -204,7 +207,8 @@ def _ffn_zeros(encoder: GemmaEncoder) -> list[Count]:
 
     hooks = [ffn.output_dropout.register_forward_hook(count) for ffn in ffn_modules(encoder.backbone)]
     try:
-        encoder(*_batch(encoder, [DRAWS, DRAWS // 2]))
+        least = parse_pooling(encoder.config.pooling)[1]
+        encoder(*_batch(encoder, [least + DRAWS, least + DRAWS // 2]))
     finally:
         for hook in hooks:
             hook.remove()
@@ -281,6 +285,16 @@ def _softcap(encoder: GemmaEncoder) -> Iterator[Proof]:
             gaps.append(_gap(loose, before))
     measured = f"acts in {acting} layers; states move by up to {max(gaps):.1e} without it"
     yield Proof("soft-cap on attention scores", f"{cap:g} in {len(modules)} layers", measured, acting == len(modules))
+
+
+def _path(encoder: GemmaEncoder) -> Proof:
+    """Which computation of attention ran, beside the one that the decoder's soft-cap asks for."""
+    modules = attention_modules(encoder.backbone)
+    asked = path(getattr(encoder.config.decoder, SOFTCAP, None))
+    with evaluating(encoder):
+        encoder(*_batch(encoder, _lengths(encoder)))
+    ran = sorted({module.attention_path for module in modules})
+    return Proof("computation of attention", asked, ", ".join(ran), ran == [asked])
 
 
 # parameters

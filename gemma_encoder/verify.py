@@ -16,20 +16,17 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from gemma_encoder.errors import check_choice
+from gemma_encoder.errors import VisibilityError, check_choice
 from gemma_encoder.families import attention_modules, layers
 from gemma_encoder.inference import evaluating
 from gemma_encoder.masks import reach, square
 from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel, encoder_of, planned_masks
 
 PROBE_TOKENS = 8  # short enough for (tokens + 1) forward passes of a large model, long enough to show the pattern
+LOAD_TOKENS = 3  # of the probe on every load: few passes, so that a large model loads fast
 PADS = 3
 CANDIDATES = 512  # ids from which those of a probe are taken
 PADDINGS = ("none", "all ones", "right", "left")
-
-
-class VisibilityError(RuntimeError):
-    """The measured influence matrix is not the one that was asked for."""
 
 
 def _unlike(encoder: GemmaEncoder, count: int) -> Tensor:
@@ -79,8 +76,7 @@ def influence(states: Callable[[Tensor], Tensor], ids: Tensor, others: Tensor) -
 def _states(encoder: GemmaEncoder, ids: Tensor, others: Tensor, padding: str) -> Tensor:
     """The states of the tokens `ids (seq,)` after every layer, in a batch with `others`: `(layers, seq, dim)`."""
     batch, mask, where = _batch(ids, others, padding)
-    hidden = encoder(batch, mask, output_hidden_states=True).hidden_states[1:]
-    return torch.stack([layer[0, where] for layer in hidden])
+    return torch.stack([layer[0, where] for layer in encoder.layer_states(batch, mask)])
 
 
 def influence_matrix(model: GemmaEncoderPreTrainedModel, ids: Tensor, padding: str = "none") -> Tensor:
@@ -113,7 +109,7 @@ def layer_matrix(model: GemmaEncoderPreTrainedModel, ids: Tensor, padding: str =
     ]
     with evaluating(model):
         try:
-            encoder(batch, mask)
+            encoder.layer_states(batch, mask)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -1,34 +1,38 @@
-"""A script: one update of a tiny classifier and a tiny ranking model by Trainer, on as many processes as started it.
+"""A script: one update of tiny models by Trainer, on as many processes as started it.
 
-    python one_update.py BATCH_PER_PROCESS OUT
+    python one_update.py OUT BATCH_PER_PROCESS [BATCH_PER_PROCESS ...]
 
-Eight examples of unequal lengths make each update. The weights of the first process and the loss go to OUT-HEAD.
+Eight examples of unequal lengths make each update; what one pass does not hold is accumulated over several. How far
+every weight of the first process moved, and the loss, go to OUT-HEAD-BATCH.
 """
 
 import json
+import os
 import sys
 import tempfile
 
 import torch
-from safetensors.torch import save_model
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
 
 from gemma_encoder import GemmaEncoderForRanking, GemmaEncoderForSequenceClassification
 
-HEADS = {"ranking": GemmaEncoderForRanking, "classification": GemmaEncoderForSequenceClassification}
-WIDTH = 12
+CLASSIFICATION, REGRESSION = ((GemmaEncoderForSequenceClassification, {"num_labels": count}) for count in (2, 1))
+HEADS = {"ranking": (GemmaEncoderForRanking, {}), "classification": CLASSIFICATION, "regression": REGRESSION}
+EXAMPLES, WIDTH = 8, 12
 
 
 def examples(head: str) -> list[dict[str, torch.Tensor]]:
     """Rows of 3 to 10 tokens; for ranking, lists of 2 to 4 of them, empty slots behind."""
     source, found = torch.Generator().manual_seed(3), []
-    for index in range(8):
+    for index in range(EXAMPLES):
         slots = 4 if head == "ranking" else 1
         lengths = torch.tensor([3 + (index * 5 + slot) % 8 for slot in range(slots)])
         lengths[2 + index % 3 :] = 0
         mask = (torch.arange(WIDTH) < lengths[:, None]).long()
         ids = torch.randint(3, 97, (slots, WIDTH), generator=source) * mask
-        row = {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor(index % 2)}
+        label = torch.tensor(index / 2 if head == "regression" else index % 2)
+        row = {"input_ids": ids, "attention_mask": mask, "labels": label}
         found.append(row if head == "ranking" else row | {"input_ids": ids[0], "attention_mask": mask[0]})
     return found
 
@@ -38,15 +42,17 @@ def update(head: str, batch: int, out: str) -> None:
     sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3}
     decoder = AutoModel.from_config(AutoConfig.for_model("gemma2", **sizes, **heads))
-    labels = {"num_labels": 2} if head == "classification" else {}
-    model = HEADS[head].from_decoder(decoder, attention_dropout=0.0, ffn_dropout=0.0, **labels)
+    kind, settings = HEADS[head]
+    model = kind.from_decoder(decoder, attention_dropout=0.0, ffn_dropout=0.0, **settings)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder,
             max_steps=1,
             per_device_train_batch_size=batch,
+            gradient_accumulation_steps=EXAMPLES // (batch * int(os.environ.get("WORLD_SIZE", "1"))),
             optim="sgd",
-            learning_rate=0.1,
+            learning_rate=1.0,  # the smallest of the three updates is still 0.01
             lr_scheduler_type="constant",
             max_grad_norm=1e9,
             logging_steps=1,
@@ -59,12 +65,16 @@ def update(head: str, batch: int, out: str) -> None:
         trainer = Trainer(model, arguments, train_dataset=examples(head))
         trainer.train()
     if trainer.is_world_process_zero():
-        save_model(trainer.model, f"{out}-{head}.safetensors")
+        plain = trainer.accelerator.unwrap_model(trainer.model)
+        moved = {name: weight.detach() - before[name] for name, weight in plain.named_parameters()}
+        save_file(moved, f"{out}-{head}-{batch}.safetensors")
         loss = next(row["loss"] for row in trainer.state.log_history if "loss" in row)
-        with open(f"{out}-{head}.json", "w") as file:
-            json.dump({"loss": loss, "processes": trainer.args.world_size}, file)
+        how = {"processes": trainer.args.world_size, "passes": trainer.args.gradient_accumulation_steps}
+        with open(f"{out}-{head}-{batch}.json", "w") as file:
+            json.dump({"loss": loss, **how}, file)
 
 
 if __name__ == "__main__":
     for each in HEADS:
-        update(each, int(sys.argv[1]), sys.argv[2])
+        for size in sys.argv[2:]:
+            update(each, int(size), sys.argv[1])

@@ -22,6 +22,7 @@ from gemma_encoder import (
     predict,
     rank,
 )
+from gemma_encoder.errors import VisibilityError
 from gemma_encoder.export import export_cross_encoder, export_sentence_transformer
 from gemma_encoder.lora import add_lora, base_digest, load_lora, merge_lora, save_lora
 from gemma_encoder.proofs import verify
@@ -76,11 +77,14 @@ def test_a_pipeline_that_puts_two_bos_into_a_pair_is_refused(decoder, tokenizer)
     model = adapted(GemmaEncoderForSequenceClassification, decoder())
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
     assert classify({"text": "Yes"})["label"] == f"LABEL_{predict(model, tokenizer, ['Yes']).argmax()}"
-    with pytest.raises(InputError, match=r"rows \[0\] hold more than one BOS; valid: one, as predict\(\) puts it"):
+    with pytest.raises(
+        InputError,
+        match=r"rows \[0\] hold a BOS behind .*; valid: one, in front, as predict\(\) puts it",
+    ):
         classify({"text": PAIRS[0][0], "text_pair": PAIRS[0][1]})
     assert predict(model, tokenizer, PAIRS).shape == (3, 2)
     ids, mask = torch.tensor([[9, 2, 2, 7], [2, 9, 8, 2]]), torch.tensor([[0, 1, 1, 1], [1, 1, 1, 0]])
-    with pytest.raises(InputError, match=r"rows \[0\] hold more than one BOS"):
+    with pytest.raises(InputError, match=r"rows \[0\] hold a BOS behind"):
         model(ids, mask)
 
 
@@ -224,7 +228,8 @@ def test_a_merge_in_bfloat16_rounds_once(decoder):
         for name, layer in layers.items()
     }
     merged = merge_lora(model)
-    assert {parameter.dtype for parameter in merged.parameters()} == {torch.bfloat16}
+    types = {parameter.dtype for name, parameter in merged.named_parameters() if not name.startswith("head.")}
+    assert types == {torch.bfloat16}
     assert merged.encoder.backbone.rotary_emb.inv_freq.dtype == torch.float32
     assert len(expected) == 28
     for name, weight in expected.items():
@@ -331,3 +336,29 @@ def test_an_export_changes_neither_tokenizer_nor_model_and_never_overwrites(deco
         export_sentence_transformer(model, tokenizer, tmp_path / "out")
     with pytest.raises(InputError, match="a GemmaEncoderForTokenClassification scores no rows"):
         export_cross_encoder(adapted(GemmaEncoderForTokenClassification, decoder()), tokenizer, tmp_path / "no")
+
+
+def test_an_adapter_that_plain_peft_made_is_refused_where_it_would_lose_the_head(decoder, tmp_path):
+    plain = LoraConfig(target_modules=["q_proj"])
+    model = get_peft_model(adapted(GemmaEncoderForSequenceClassification, decoder(), pooling="kv-probe"), plain)
+    with pytest.raises(InputError, match=r"the adapter does not keep head and pool; valid: what add_lora\(\) makes"):
+        save_lora(model, tmp_path / "plain")
+    kept = tmp_path / "kept"
+    save_lora(with_adapter(decoder()), kept)
+    settings = json.loads((kept / "adapter_config.json").read_text())
+    (kept / "adapter_config.json").write_text(json.dumps(settings | {"modules_to_save": None}))
+    with pytest.raises(InputError, match="the adapter does not keep head"):
+        load_lora(kept, decoder())
+
+
+def test_what_tokens_see_is_measured_when_an_adapter_is_loaded(decoder, tmp_path, causal_look):
+    save_lora(with_adapter(decoder()), tmp_path)
+    causal_look()
+    with pytest.raises(VisibilityError, match="should depend on token"):
+        load_lora(tmp_path, decoder())
+
+
+@pytest.mark.parametrize("kind", [GemmaEncoderForRanking, GemmaEncoderForTokenClassification])
+def test_inputs_that_a_head_does_not_know_are_named(decoder, kind):
+    with pytest.raises(InputError, match="inputs inputs_embeds are unknown; valid: input_ids, attention_mask, labels"):
+        kind.from_decoder(decoder())(torch.tensor([[[5, 6]]]), inputs_embeds=None)

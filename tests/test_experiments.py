@@ -14,7 +14,7 @@ from transformers import AutoModelForMaskedLM, TrainerCallback
 
 from gemma_encoder import GemmaEncoderForSequenceClassification, load_model, load_tokenizer, predict
 from gemma_encoder.cli import main
-from gemma_encoder.errors import InputError
+from gemma_encoder.errors import InputError, VisibilityError
 from gemma_encoder.experiments import run as run_module
 from gemma_encoder.experiments.run import TrainingError, run, split, train
 from gemma_encoder.experiments.spec import PADDINGS, RunSpec
@@ -121,7 +121,7 @@ def test_a_native_encoder_is_trained_like_an_adapted_decoder(tiny_config, tmp_pa
     model, tokenizer = load_model(keep), load_tokenizer(keep)
     assert model.config.decoder.model_type == "modernbert"
     assert token_ids([["a fine day"]], tokenizer, 16)[0][0][0] == tokenizer.cls_token_id
-    with pytest.raises(InputError, match="hold more than one BOS"):
+    with pytest.raises(InputError, match="hold a BOS behind their first token"):
         model(torch.tensor([[tokenizer.cls_token_id, 20, tokenizer.cls_token_id, 21]]))
 
 
@@ -324,3 +324,11 @@ def test_without_dropout_the_side_of_padding_does_not_change_a_run(tmp_path):
     still = replace(SPEC, attention_dropout=0.0, ffn_dropout=0.0)
     losses = [run(replace(still, padding=name), tmp_path).curve[-1]["train_loss"] for name in PADDINGS]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
+
+
+def test_a_run_whose_tokens_do_not_see_what_was_asked_for_does_not_begin(tmp_path, monkeypatch, causal_look):
+    causal_look()
+    with pytest.raises(VisibilityError, match="attention is not 'bidirectional'"):
+        run(SPEC, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", SPEC.task, "--set", "train_examples=8"]) == 1

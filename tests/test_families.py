@@ -139,7 +139,7 @@ IMPORTED = {
     "lora": ["PreTrainedModel"],
     "model": [
         "AutoConfig", "AutoModel", "PreTrainedConfig", "PreTrainedModel", "configuration_utils.SubConfigSpec",
-        "modeling_outputs.BaseModelOutputWithPooling", "utils.can_return_tuple",
+        "modeling_outputs.BaseModelOutput", "modeling_outputs.BaseModelOutputWithPooling", "utils.can_return_tuple",
     ],
     "norm": ["PreTrainedModel"],
     "tokens": ["PreTrainedTokenizerBase"],

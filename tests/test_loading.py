@@ -344,3 +344,9 @@ def test_the_switches_of_transformers_are_refused_on_load_with_the_valid_setting
 def test_a_number_of_labels_that_is_none_is_refused(tiny_decoder, number):
     with pytest.raises(InputError, match=r"num_labels .* is not valid; valid: an integer >= 1"):
         GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder(), num_labels=number)
+
+
+def test_another_attention_implementation_is_refused_on_load(tiny_decoder, tmp_path):
+    GemmaEncoder.from_decoder(tiny_decoder()).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="attn_implementation 'eager' does not know our masks; valid: 'gemma_encoder'"):
+        GemmaEncoder.from_pretrained(tmp_path, attn_implementation="eager")

@@ -16,13 +16,21 @@ from transformers import (
 from transformers.models.t5gemma.configuration_t5gemma import T5GemmaModuleConfig
 from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
-from gemma_encoder import GemmaEncoder, GemmaEncoderConfig, GemmaEncoderForSequenceClassification
+from gemma_encoder import (
+    GemmaEncoder,
+    GemmaEncoderConfig,
+    GemmaEncoderForSequenceClassification,
+    GemmaEncoderForTokenClassification,
+    check_visibility,
+)
 from gemma_encoder.errors import InputError
 from gemma_encoder.families import ENCODERS, FAMILIES
+from gemma_encoder.proofs import verify
 
 PATHS = pytest.mark.parametrize("unpadded", [True, False], ids=["unpadded", "padded"])
 SIDES = pytest.mark.parametrize("side", ["right", "left"])
 LENGTHS = [9, 3, 14, 1]
+F32 = torch.float32
 
 
 def classifier(decoder, **settings):
@@ -128,9 +136,11 @@ def test_a_causal_language_model_gives_its_decoder(tiny_config):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_type_of_the_weights_is_the_one_asked_for(tiny_decoder, make_batch, dtype):
     model = classifier(tiny_decoder("llama"), dtype=dtype)
-    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    types = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    assert {found for name, found in types.items() if not name.startswith("head.")} == {dtype}
+    assert {found for name, found in types.items() if name.startswith("head.")} == {torch.promote_types(dtype, F32)}
     assert model.encoder.backbone.rotary_emb.inv_freq.dtype == torch.float32, "positions lose their precision"
-    assert model(*make_batch([3])).logits.dtype == dtype
+    assert model(*make_batch([3])).logits.dtype == torch.promote_types(dtype, F32)
 
 
 def test_the_head_starts_small_and_without_bias(tiny_decoder):
@@ -148,6 +158,14 @@ def test_the_head_starts_small_and_without_bias(tiny_decoder):
         ({"attention": "window-0"}, "window width 0 is not valid; valid: an integer >= 1"),
         ({"pooling": "max"}, "unknown pooling 'max'"),
         ({"atention": "causal"}, "unknown setting 'atention' (did you mean 'attention'?)"),
+        ({"attention": ["causal"]}, "unknown attention ['causal']"),
+        ({"pooling_heads": -3}, "pooling_heads -3 is not valid; valid: an integer >= 1"),
+        ({"pooling_heads": "4"}, "pooling_heads '4' is not valid"),
+        ({"pooling_latents": 2.5, "pooling": "query-probe"}, "pooling_latents 2.5 is not valid"),
+        ({"pooling_latents": 0}, "pooling_latents 0 is not valid"),
+        ({"unpadded": "no"}, "unpadded 'no' is not valid; valid: True or False"),
+        ({"pooling_projections": 1}, "pooling_projections 1 is not valid; valid: True or False"),
+        ({"num_labels": True}, "num_labels True is not valid; valid: an integer >= 1"),
         ({"attention_dropout": 1.5}, "attention_dropout 1.5 is not valid"),
         ({"ffn_dropout": -1}, "ffn_dropout -1 is not valid"),
     ],
@@ -413,3 +431,66 @@ def test_ids_of_another_shape_are_named(tiny_decoder, shape):
 def test_what_would_fail_later_is_refused_at_once(tiny_decoder, settings, says):
     with pytest.raises(InputError, match=says):
         GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder(), **settings)
+
+
+@pytest.mark.parametrize("pooling", ["last-9", "first-50"])
+def test_a_pooler_of_more_tokens_than_a_probe_is_loaded_and_proven(tiny_decoder, tmp_path, pooling):
+    model = GemmaEncoder.from_decoder(tiny_decoder(), pooling=pooling)
+    model.save_pretrained(tmp_path)
+    loaded = GemmaEncoder.from_pretrained(tmp_path)
+    check_visibility(loaded)
+    assert all(proof.ok for proof in verify(loaded))
+
+
+@pytest.mark.parametrize(("name", "value"), [("attention", "causal"), ("pooling", "last"), ("ffn_dropout", 0.3)])
+def test_a_configuration_that_is_no_longer_that_of_the_model_is_not_saved(tiny_decoder, tmp_path, name, value):
+    model = GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder())
+    built = getattr(model.config, name)
+    setattr(model.config, name, value)
+    with pytest.raises(InputError, match=rf"config.{name} is {value!r}, the model was built with {built!r}"):
+        model.save_pretrained(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bos_behind_the_first_token_is_refused(tiny_decoder):
+    """By every model; where it is the end of text too, a row that does not begin with it may hold it."""
+    wrong = torch.tensor([[2, 5, 6, 7], [5, 6, 2, 7]])
+    for kind in (GemmaEncoder, GemmaEncoderForTokenClassification, GemmaEncoderForSequenceClassification):
+        with pytest.raises(InputError, match=r"rows \[1\] hold a BOS behind their first token"):
+            kind.from_decoder(tiny_decoder("llama", bos_token_id=2, eos_token_id=1))(wrong)
+    both = GemmaEncoder.from_decoder(tiny_decoder("llama", bos_token_id=2, eos_token_id=2))
+    both(wrong)
+    with pytest.raises(InputError, match=r"rows \[0\] hold a BOS"):
+        both(torch.tensor([[2, 5, 6, 2]]))
+
+
+def test_scores_of_a_bfloat16_model_are_not_tied_by_rounding(tiny_decoder):
+    model = classifier(tiny_decoder(), dtype=torch.bfloat16, num_labels=1).eval()
+    vectors = torch.randn(1000, model.config.decoder.hidden_size).bfloat16()
+    with torch.no_grad():
+        assert len(model.head(vectors).unique()) > 990
+        with torch.autocast("cpu", torch.bfloat16):
+            assert len(model.head(vectors).unique()) > 990
+
+
+def test_a_checkpoint_loaded_in_bfloat16_keeps_its_head(tiny_decoder, tmp_path):
+    classifier(tiny_decoder()).save_pretrained(tmp_path)
+    loaded = GemmaEncoderForSequenceClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    types = {name: parameter.dtype for name, parameter in loaded.named_parameters()}
+    assert {found for name, found in types.items() if name.startswith("head.")} == {F32}
+    assert {found for name, found in types.items() if not name.startswith("head.")} == {torch.bfloat16}
+    assert torch.equal(loaded.head.out.weight, load_file(tmp_path / "model.safetensors")["head.out.weight"])
+
+
+def test_ids_that_no_token_has_are_named_by_row(tiny_decoder):
+    model = GemmaEncoder.from_decoder(tiny_decoder())
+    last = model.config.decoder.vocab_size - 1
+    for wrong in (last + 1, -1):
+        with pytest.raises(InputError, match=rf"rows \[1\] hold an unknown id; valid: 0 to {last}"):
+            model(torch.tensor([[5, last], [5, wrong]]))
+    model(torch.tensor([[5, last], [5, -1]]), torch.tensor([[1, 1], [1, 0]]))  # a slot without a token may hold it
+
+
+def test_no_decoder_is_named():
+    with pytest.raises(InputError, match="decoder None is not valid; valid: a checkpoint folder, a hub name"):
+        GemmaEncoder.from_decoder(None)

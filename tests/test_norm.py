@@ -68,3 +68,12 @@ def test_a_copy_of_the_model_has_norms_of_its_own(tiny_decoder):
         norm.weight.data.fill_(3.0)
     ids = torch.tensor([[2, 5, 6]])
     assert not torch.equal(model.eval()(ids).last_hidden_state, twin.eval()(ids).last_hidden_state)
+
+
+def test_a_second_gradient_is_refused_because_it_would_be_wrong(tiny_decoder):
+    model = GemmaEncoder.from_decoder(tiny_decoder())
+    states = model.get_input_embeddings()(torch.tensor([[5, 6]])).detach().requires_grad_()
+    out = model.backbone.norm(states)
+    (first,) = torch.autograd.grad(out.square().sum(), states, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.square().sum().backward()

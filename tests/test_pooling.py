@@ -9,7 +9,15 @@ from gemma_encoder import pooling
 from gemma_encoder.errors import InputError
 
 DIM = 8
-NAMES = ("mean", "first", "last", "first-2", "last-2", "query-probe", "kv-probe")
+PROBES = ("query-probe", "kv-probe")
+NAMES = ("mean", "first", "last", "first-2", "last-2", *PROBES)
+SHAPES = {  # one latent is for the query probe alone: a softmax over a single key is 1, whatever the token
+    "2 heads": {"heads": 2},
+    "2 latents": {"latents": 2},
+    "7 latents": {"latents": 7},
+    "no projections": {"projections": False},
+    "8 heads, 3 latents, no projections": {"heads": 8, "latents": 3, "projections": False},
+}
 BATCHES = st.fixed_dictionaries(
     {
         "lengths": st.lists(st.integers(2, 6), min_size=1, max_size=4),
@@ -17,12 +25,17 @@ BATCHES = st.fixed_dictionaries(
         "seed": st.integers(0, 99),
     }
 )
-every_pooler = pytest.mark.parametrize("name", NAMES)
+POOLERS = {name: (name, {}) for name in NAMES}
+POOLERS |= {f"{name}, {shape}": (name, SHAPES[shape]) for name in PROBES for shape in SHAPES}
+POOLERS |= {"query-probe, 1 latent": ("query-probe", {"latents": 1})}
+every_pooler = pytest.mark.parametrize("name", POOLERS)
+every_shape = pytest.mark.parametrize("shape", [{}, *SHAPES.values()], ids=["4 heads, 4 latents", *SHAPES])
 
 
-def make_pooler(name):
+def make_pooler(name, **shape):
     torch.manual_seed(3)
-    pool = pooling.get_pooler(name, DIM)
+    name, settings = POOLERS[name]
+    pool = pooling.get_pooler(name, DIM, **settings | shape)
     for parameter in getattr(pool, "parameters", list)():
         torch.nn.init.normal_(parameter)  # a probe starts as a mean; here its weights must matter
     return pool
@@ -59,7 +72,7 @@ def test_first_k_and_last_k_by_hand_and_a_k_beyond_the_row_is_named():
     assert pooling.get_pooler("last-2", 1)(hidden, mask).flatten().tolist() == [6, 24]
     for name in ("first-3", "last-3"):
         with pytest.raises(
-            InputError, match=r"rows \[1\] hold fewer than 3 tokens; valid: longer rows, or a smaller k"
+            InputError, match=r"rows \[1\] hold fewer than 3 tokens, the shortest 2; valid: longer rows, or a smaller k"
         ):
             pooling.get_pooler(name, 1)(hidden, mask)
 
@@ -67,14 +80,25 @@ def test_first_k_and_last_k_by_hand_and_a_k_beyond_the_row_is_named():
 def torch_attention(pool, query, key, value, pads=None):
     """Output before the mean, and weights, of torch's own attention with the projections of `pool`."""
     attention = torch.nn.MultiheadAttention(DIM, pool.heads, bias=False, batch_first=True)
-    parts = [pool.project[name].weight for name in ("query", "key", "value")]
-    attention.load_state_dict({"in_proj_weight": torch.cat(parts), "out_proj.weight": pool.project["output"].weight})
+    own = {name: linear.weight for name, linear in pool.project.items()}
+    parts = [own.get(name, torch.eye(DIM)) for name in ("query", "key", "value", "output")]
+    attention.load_state_dict({"in_proj_weight": torch.cat(parts[:3]), "out_proj.weight": parts[3]})
     return attention(query, key, value, key_padding_mask=pads, average_attn_weights=False)
 
 
-@given(BATCHES)
-def test_the_query_probe_is_attention_of_torch_and_its_weights_sum_to_one(rows):
-    pool, (hidden, mask) = make_pooler("query-probe"), make_rows(side="left", **rows)
+def check_shape(pool, heads=4, latents=4, projections=True):
+    """The weights that a pooler of this shape has, and no others."""
+    weights = {name: tuple(weight.shape) for name, weight in pool.named_parameters()}
+    matrices = {f"project.{name}.weight": (DIM, DIM) for name in ("query", "key", "value", "output")}
+    assert weights == {"latents": (latents, DIM)} | (matrices if projections else {})
+    assert pool.heads == heads
+
+
+@every_shape
+@given(rows=BATCHES)
+def test_the_query_probe_is_attention_of_torch_and_its_weights_sum_to_one(shape, rows):
+    pool, (hidden, mask) = make_pooler("query-probe", **shape), make_rows(side="left", **rows)
+    check_shape(pool, **shape)
     latents = pool.latents.expand(len(hidden), -1, -1)
     states, weights = torch_attention(pool, latents, hidden, hidden, mask == 0)
     torch.testing.assert_close(pool(hidden, mask), states.mean(dim=1), atol=1e-5, rtol=1e-4)
@@ -83,15 +107,27 @@ def test_the_query_probe_is_attention_of_torch_and_its_weights_sum_to_one(rows):
     torch.testing.assert_close(pool.weights(hidden, mask).sum(dim=-1), torch.ones_like(weights[..., 0]))
 
 
-@given(BATCHES)
-def test_the_kv_probe_is_attention_of_torch_and_its_weights_sum_to_one(rows):
-    pool, (hidden, mask) = make_pooler("kv-probe"), make_rows(side="right", **rows)
+@every_shape
+@given(rows=BATCHES)
+def test_the_kv_probe_is_attention_of_torch_and_its_weights_sum_to_one(shape, rows):
+    pool, (hidden, mask) = make_pooler("kv-probe", **shape), make_rows(side="right", **rows)
+    check_shape(pool, **shape)
     latents = pool.latents.expand(len(hidden), -1, -1)
     states, weights = torch_attention(pool, hidden, latents, latents)
     real = mask[..., None]
     expected = (states * real).sum(dim=1) / real.sum(dim=1)
     torch.testing.assert_close(pool(hidden, mask), expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(pool.weights(hidden, mask), weights * mask[:, None, :, None], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "mode"), [("mean", "mean"), ("first", "cls"), ("last", "lasttoken")])
+@given(rows=BATCHES, side=st.sampled_from(["left", "right"]), filler=st.sampled_from([0.0, 7.0]))
+def test_the_vector_is_that_of_sentence_transformers(name, mode, rows, side, filler):
+    """Its version 6.2 finds first and last token on either side; what it gets wrong are pads of NaN, in its mean."""
+    modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+    hidden, mask = make_rows(side=side, filler=filler, **rows)
+    theirs = modules.Pooling(DIM, pooling_mode=mode)({"token_embeddings": hidden, "attention_mask": mask})
+    torch.testing.assert_close(make_pooler(name)(hidden, mask), theirs["sentence_embedding"], atol=1e-6, rtol=1e-5)
 
 
 @every_pooler

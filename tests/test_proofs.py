@@ -15,6 +15,7 @@ from gemma_encoder import (
 from gemma_encoder.attention import look
 from gemma_encoder.cli import main
 from gemma_encoder.dropout import add_dropout
+from gemma_encoder.errors import VisibilityError
 from gemma_encoder.families import attention_modules, ffn_modules
 from gemma_encoder.masks import causal, layer_masks
 from gemma_encoder.proofs import as_table, verify
@@ -187,15 +188,17 @@ def test_a_soft_cap_that_one_layer_does_not_apply(tiny_decoder):
     assert good.measured.startswith("acts in 4 layers; states move by up to")
     assert float(good.measured.split()[-3]) > 1e-2
     attention_modules(model.backbone)[3].attn_logit_softcapping = None
-    assert failing(model) == ["soft-cap on attention scores"]
+    assert failing(model) == ["soft-cap on attention scores", "computation of attention"]
     assert line(model, "soft-cap").measured.startswith("acts in 3 layers")
+    assert line(model, "computation").measured == "formula (soft-cap 2), sdpa"
 
 
 def test_a_soft_cap_in_the_configuration_that_the_decoder_ignores(tiny_decoder):
     """Gemma 3 of transformers reads the setting and never passes it to attention."""
     model = GemmaEncoder.from_decoder(tiny_decoder("gemma3_text", attn_logit_softcapping=2.0))
     assert line(model, "soft-cap").measured.startswith("acts in 0 layers")
-    assert failing(model) == ["soft-cap on attention scores"]
+    assert failing(model) == ["soft-cap on attention scores", "computation of attention"]
+    assert line(model, "computation")[1:3] == ("formula (soft-cap 2)", "sdpa")
     assert not [proof for proof in verify(GemmaEncoder.from_decoder(tiny_decoder("llama"))) if "cap" in proof.what]
 
 
@@ -233,3 +236,14 @@ def test_the_command_prints_the_table_and_exits_1_on_a_difference(tiny_decoder, 
     printed, said = capsys.readouterr()
     assert "NO  dropout on the attention softmax, training" in printed
     assert said == f"gemma-encoder: 1 of {len(proofs)} proofs fail: dropout on the attention softmax, training\n"
+
+
+def test_the_command_shows_a_wrong_mask_in_its_table(tiny_decoder, tmp_path, capsys, causal_look):
+    GemmaEncoder.from_decoder(tiny_decoder()).save_pretrained(tmp_path)
+    causal_look()
+    assert main(["verify", str(tmp_path)]) == 1
+    printed, said = capsys.readouterr()
+    assert [line.split()[0] for line in printed.splitlines() if "tokens see" in line] == ["NO"] * 4
+    assert len(said.splitlines()) == 1
+    with pytest.raises(VisibilityError, match="token 0 should depend on token 1"):
+        GemmaEncoder.from_pretrained(tmp_path)

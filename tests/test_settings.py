@@ -74,6 +74,10 @@ def test_what_ranking_cannot_have_is_refused_before_a_kernel_starts(name):
         check_inputs({name: {"ranking_data": "hub", "ranking_task": "trec_dl"}})
     with pytest.raises(InputError, match="unknown setting 'precison'"):
         check_inputs({name: {"more": {"precison": "bfloat16"}}})
+    with pytest.raises(
+        InputError, match=f"more holds learning_rate; valid: as parameters of their own in notebook {name}"
+    ):
+        check_inputs({name: {"more": {"learning_rate": 0.1}}})
 
 
 def test_the_tiny_profile_gives_every_notebook_its_defaults():

@@ -37,22 +37,25 @@ def start(processes, *arguments):
 
 @pytest.fixture(scope="module")
 def updates(tmp_path_factory):
-    """Folder with what one process made of eight examples, and two processes of four each."""
+    """Folder with what one process made of eight examples, and two processes of four each, at once or in two passes."""
     folder = tmp_path_factory.mktemp("updates")
-    start(1, 8, folder / "one")
-    start(2, 4, folder / "two")
+    start(1, folder / "one", 8)
+    start(2, folder / "two", 4, 2)
     return folder
 
 
-@pytest.mark.parametrize("head", ["classification", "ranking"])
-def test_two_processes_make_the_update_of_one_big_batch(updates, head):
-    told = {name: json.loads((updates / f"{name}-{head}.json").read_text()) for name in ("one", "two")}
-    assert (told["one"]["processes"], told["two"]["processes"]) == (1, 2)
-    assert told["two"]["loss"] == pytest.approx(told["one"]["loss"], rel=1e-5)
-    one, two = (load_file(updates / f"{name}-{head}.safetensors") for name in ("one", "two"))
+@pytest.mark.parametrize(("batch", "passes"), [(4, 1), (2, 2)], ids=["at once", "accumulated"])
+@pytest.mark.parametrize("head", ["classification", "regression", "ranking"])
+def test_two_processes_make_the_update_of_one_big_batch(updates, head, batch, passes):
+    names = f"one-{head}-8", f"two-{head}-{batch}"
+    here, there = (json.loads((updates / f"{name}.json").read_text()) for name in names)
+    assert [told[key] for told in (here, there) for key in ("processes", "passes")] == [1, 1, 2, passes]
+    assert there["loss"] == pytest.approx(here["loss"], rel=1e-5)
+    one, two = (load_file(updates / f"{name}.safetensors") for name in names)
     assert one.keys() == two.keys()
-    for name, weight in one.items():
-        torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+    assert max(moved.abs().max().item() for moved in one.values()) > 1e-2, "there is no update to compare"
+    for name, moved in one.items():
+        torch.testing.assert_close(two[name], moved, rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def overfitted(model, batch, updates=150):

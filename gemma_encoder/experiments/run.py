@@ -29,13 +29,14 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from gemma_encoder import attention
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.experiments.store import RUNS, RunResult, check_writable, load, run_folder, save, whole_folder
 from gemma_encoder.experiments.watch import rows_of, watch
+from gemma_encoder.families import attention_modules
 from gemma_encoder.loading import load_tokenizer
 from gemma_encoder.memory import keep_freed_memory
+from gemma_encoder.model import encoder_of
 from gemma_encoder.tasks import (
     collate,
     compute,
@@ -167,14 +168,15 @@ def arguments(spec: RunSpec, folder: str) -> TrainingArguments:
 
 
 def _environment(model: Head) -> dict[str, str]:
-    softcap = getattr(model.config.decoder, "attn_logit_softcapping", None)
+    encoder = encoder_of(model)
+    ran = sorted({module.attention_path for module in attention_modules(encoder.backbone)})
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "threads": str(torch.get_num_threads()),
-        "attention_path": attention.path(softcap) + (", unpadded" if model.config.unpadded else ", padded"),
+        "attention_path": ", ".join([*ran, "unpadded" if encoder.config.unpadded else "padded"]),
         "visibility": f"measured before training: {model.config.attention}",
     }
 

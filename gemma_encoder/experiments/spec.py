@@ -8,7 +8,7 @@ from typing import get_type_hints
 from gemma_encoder.dropout import check_rate
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.losses import RANKING_LOSSES
-from gemma_encoder.masks import layer_attention
+from gemma_encoder.masks import parse_attention
 from gemma_encoder.pooling import parse_pooling
 from gemma_encoder.tasks import get_task, task_names
 
@@ -26,7 +26,6 @@ LEAST = {
     "seed": 0,
     "lora_rank": 0,
 }
-MANY_LAYERS = 1000  # how many the decoder really has is known, and checked, when it is loaded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ class RunSpec:
             if not fits:
                 raise InputError(f"{name} {value!r} is a {type(value).__name__}; valid: {kind.__name__}")
         check_choice("task", self.task, task_names())
-        layer_attention(self.attention, MANY_LAYERS)
+        parse_attention(self.attention)
         parse_pooling(self.pooling)
         check_choice("evaluate_on", self.evaluate_on, EVALUATE_ON)
         check_choice("ranking_loss", self.ranking_loss, RANKING_LOSSES)

@@ -70,6 +70,8 @@ def check_inputs(given: Mapping[str, Mapping[str, Any]]) -> None:
     models, rows = set(), set()
     for name, changed in given.items():
         values = {key: found.default for key, found in parameters(name).items()} | dict(changed)
+        if double := sorted(values.get("more", {}).keys() & values.keys()):
+            raise InputError(f"more holds {', '.join(double)}; valid: as parameters of their own in notebook {name}")
         for key in ("seeds", "list_sizes", *TASKS):
             if values.get(key) == []:
                 raise InputError(f"{key} [] is empty; valid: at least one")
