@@ -167,6 +167,8 @@ def get_pooler(name: str, dim: int, heads: int = 4, latents: int = 4, projection
     for the probes alone.
     """
     kind, k = parse_pooling(name)
+    if kind == "kv-probe" and latents == 1:  # a softmax over one key is 1, whatever the tokens say
+        raise InputError(f"pooling_latents {latents} is too small for {name!r}; valid: an integer >= 2")
     if kind in PROBES:
         return PROBES[kind](dim, heads, latents, projections)
     return partial(COUNTED[kind], k=k) if kind in COUNTED else mean

@@ -242,12 +242,6 @@ def test_both_ways_of_computing_give_the_same_states_and_gradients(tiny_decoder,
     gradients = [torch.autograd.grad(state.sin().mean(), parameters) for state in states]
     assert all(gradient.abs().max() > 1e-3 for gradient in gradients[0]), "a gradient too small to compare"
     assert_same(*(dict(zip(names, each, strict=True)) for each in gradients), tolerance=5e-6)
-    print(
-        "GAP",
-        max((a - b).abs().max().item() for a, b in zip(*gradients)),
-        min(a.abs().max().item() for a in gradients[0]),
-        max(a.abs().max().item() for a in gradients[0]),
-    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here; the same is proven on the CPU")

@@ -1,4 +1,4 @@
-"""Checkpoints of Trainer hold pooler and head: the best one comes back whole, and a broken run goes on as if unbroken."""
+"""Checkpoints of Trainer hold pooler and head: the best comes back whole, a broken run goes on as if unbroken."""
 
 import pytest
 import torch

@@ -121,10 +121,25 @@ def test_every_layer_has_one_attention_and_one_feed_forward_module(tiny_decoder,
 
 # what we rely on inside transformers: where a name goes or changes, the test of that name fails
 
+PACKAGES = ("transformers", "peft", "sentence_transformers")
 IMPORTED = {
     "attention": ["AttentionInterface"],
     "dropout": ["PreTrainedModel"],
-    "export": ["PreTrainedTokenizerBase"],
+    "experiments/pace": [
+        "AutoModel", "PreTrainedConfig", "Trainer", "TrainerCallback", "trainer_callback.PrinterCallback",
+    ],
+    "experiments/pretrain": ["Gemma2Config", "Gemma2ForCausalLM", "PreTrainedTokenizerFast"],
+    "experiments/probes": ["AutoModelForCausalLM", "PreTrainedModel", "PreTrainedTokenizerBase"],
+    "experiments/run": [
+        "PreTrainedModel", "PreTrainedTokenizerBase", "Trainer", "TrainerCallback", "TrainingArguments", "set_seed",
+        "trainer_callback.PrinterCallback",
+    ],
+    "experiments/shapes": ["AutoConfig", "PreTrainedConfig"],
+    "experiments/untrained": ["AutoModelForCausalLM", "utils.logging"],
+    "export": [
+        "PreTrainedTokenizerBase", "sentence_transformers.CrossEncoder", "sentence_transformers.SentenceTransformer",
+        "sentence_transformers.base.modules.Transformer",
+    ],
     "families": ["PreTrainedConfig", "PreTrainedModel"],
     "heads": [
         "AutoModelForMultipleChoice", "AutoModelForSequenceClassification", "AutoModelForTokenClassification",
@@ -136,12 +151,17 @@ IMPORTED = {
         "AutoConfig", "AutoModel", "AutoTokenizer", "PreTrainedConfig", "PreTrainedModel", "PreTrainedTokenizerBase",
         "utils.cached_file", "utils.extract_commit_hash", "utils.logging",
     ],
-    "lora": ["PreTrainedModel"],
+    "lora": [
+        "PreTrainedModel", "peft.LoraConfig", "peft.PeftModel", "peft.get_peft_model",
+        "peft.get_peft_model_state_dict",
+    ],
     "model": [
         "AutoConfig", "AutoModel", "PreTrainedConfig", "PreTrainedModel", "configuration_utils.SubConfigSpec",
         "modeling_outputs.BaseModelOutput", "modeling_outputs.BaseModelOutputWithPooling", "utils.can_return_tuple",
     ],
     "norm": ["PreTrainedModel"],
+    "tasks/answers": ["PreTrainedTokenizerBase"],
+    "tasks/encode": ["PreTrainedTokenizerBase"],
     "tokens": ["PreTrainedTokenizerBase"],
     "unread": ["PreTrainedModel"],
 }  # fmt: skip
@@ -162,9 +182,10 @@ MEMBERS = {
 
 
 def upstream(name):
-    """The object called `name` in transformers."""
+    """The object called `name`, in transformers where it does not begin with another package."""
     *module, last = name.split(".")
-    return getattr(import_module(".".join(["transformers", *module])), last)
+    module = module if module[:1] and module[0] in PACKAGES else ["transformers", *module]
+    return getattr(import_module(".".join(module)), last)
 
 
 @pytest.mark.parametrize("name", sorted({name for names in IMPORTED.values() for name in names}))
@@ -172,17 +193,17 @@ def test_a_name_that_we_import_is_there(name):
     assert [member for member in MEMBERS.get(name, ()) if not hasattr(upstream(name), member)] == []
 
 
-def test_the_method_imports_from_transformers_what_is_listed_and_no_more():
-    found = {}
-    for path in Path(gemma_encoder.__file__).parent.glob("*.py"):
+def test_from_upstream_comes_what_is_listed_and_no_more():
+    found, root = {}, Path(gemma_encoder.__file__).parent
+    for path in root.rglob("*.py"):
+        where = path.relative_to(root).with_suffix("").as_posix()
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "transformers":
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
                 module = node.module.removeprefix("transformers").removeprefix(".")
                 names = [f"{module}.{alias.name}" if module else alias.name for alias in node.names]
-                found[path.stem] = sorted(found.get(path.stem, []) + names)
-            assert not (
-                isinstance(node, ast.Import) and any(alias.name.startswith("transformers") for alias in node.names)
-            )
+                found[where] = sorted(found.get(where, []) + names)
+            if isinstance(node, ast.Import) and where != "experiments/run":  # which notes the version
+                assert not any(alias.name.split(".")[0] in PACKAGES for alias in node.names), where
     assert found == {module: sorted(names) for module, names in IMPORTED.items()}
 
 

@@ -87,7 +87,7 @@ def test_gemma2_equals_the_encoder_of_t5gemma(tiny_decoder, make_batch, unpadded
 
 @PATHS
 @SIDES
-@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3_text", "llama", "qwen3", "mistral"])
+@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"])
 def test_bidirectional_equals_the_is_causal_switch_of_transformers(tiny_decoder, make_batch, family, unpadded, side):
     windowed = getattr(tiny_decoder(family).config, "sliding_window", None)
     narrower = {"sliding_window": windowed - 1} if windowed else {}  # theirs reads |i-j| <= W when not causal
@@ -163,6 +163,10 @@ def test_the_head_starts_small_and_without_bias(tiny_decoder):
         ({"pooling_heads": "4"}, "pooling_heads '4' is not valid"),
         ({"pooling_latents": 2.5, "pooling": "query-probe"}, "pooling_latents 2.5 is not valid"),
         ({"pooling_latents": 0}, "pooling_latents 0 is not valid"),
+        (
+            {"pooling_latents": 1, "pooling": "kv-probe"},
+            "pooling_latents 1 is too small for 'kv-probe'; valid: an integer >= 2",
+        ),
         ({"unpadded": "no"}, "unpadded 'no' is not valid; valid: True or False"),
         ({"pooling_projections": 1}, "pooling_projections 1 is not valid; valid: True or False"),
         ({"num_labels": True}, "num_labels True is not valid; valid: an integer >= 1"),
