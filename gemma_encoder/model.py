@@ -253,7 +253,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         if real.shape != input_ids.shape:
             raise InputError(f"attention_mask of shape {tuple(real.shape)}; valid: {tuple(input_ids.shape)}")
         check_rows(real.any(dim=1), "hold no token", "at least one token per row")
-        known = self.config.decoder.vocab_size
+        known = self.get_input_embeddings().num_embeddings
         check_rows(
             ((input_ids >= 0) & (input_ids < known) | ~real).all(dim=1), "hold an unknown id", f"0 to {known - 1}"
         )
