@@ -49,11 +49,13 @@ def tricks(data: Path | None, quick: bool) -> list[Row]:
         f"{shape}: inference sorted by length": sorting(shape, many),
         f"{shape}: inference in batches of like many tokens": filling(shape, many),
         f"{shape}: inference without padding": unpadded_inference(shape, many),
-        f"{shape}: training, rows of like length opened together": grouping(shape, rows),
-        f"{shape}, QNLI: training, rows of like length opened together": grouping(shape, work("QNLI", 16, data)),
+        f"{shape}: training, rows of like length opened together": without(shape, rows, GROUPING),
+        f"{shape}, QNLI: training, rows of like length opened together": without(
+            shape, work("QNLI", 16, data), GROUPING
+        ),
         f"{shape}: one bias a kind of layer": biases(shape, rows),
         f"{shape}: fused optimiser": optimisers(shape),
-        f"{shape}: training, last feed-forward block on what the pooler reads": unread(shape, rows),
+        f"{shape}: training, last feed-forward block on what the pooler reads": without(shape, rows, UNREAD),
         f"{shape}: training, gradients of opening and closing written out": without(shape, rows, OPENING),
         f"{shape}: training, gradient of the norm written out": without(shape, rows, NORM),
         f"{shape}: training, dropout of 16 bits a value": without(shape, rows, DROPOUT),
@@ -96,33 +98,17 @@ def ten_updates(shape: str, name: str) -> float:
     return clocked(lambda: [update(model, lengths) for _ in range(10)])()
 
 
-def grouping(shape: str, rows: Work) -> Pair:
-    """Forward and backward of one batch, opened inside attention in groups of like length and all together."""
-    model, lengths = kit_model(shape).train(), list(map(len, rows.ids))
-
-    def together() -> None:
-        with patch.object(attention, "GROUP", math.inf):
-            update(model, lengths)
-
-    return {"with": partial(update, model, lengths), "without": together}
-
-
-def without(shape: str, rows: Work, methods: Sequence[tuple[type, str, Callable]]) -> Pair:
-    """Forward and backward of one batch, as it is and with other `methods`, `(class, name, what stands there)`."""
+def without(shape: str, rows: Work, replacements: Sequence[tuple[object, str, object]]) -> Pair:
+    """Forward and backward of one batch, as it is and with `replacements`, each `(owner, name, what stands there)`."""
     model, lengths = kit_model(shape).train(), list(map(len, rows.ids))
 
     def replaced() -> None:
         with ExitStack() as stack:
-            for kind, name, method in methods:
-                stack.enter_context(patch.object(kind, name, method))
+            for replacement in replacements:
+                stack.enter_context(patch.object(*replacement))
             update(model, lengths)
 
     return {"with": partial(update, model, lengths), "without": replaced}
-
-
-def unread(shape: str, rows: Work) -> Pair:
-    """Forward and backward of one batch whose pooler reads the last token, all states computed or what is read."""
-    return without(shape, rows, [(GemmaEncoder, "_reading", lambda encoder, visibility, real: visibility)])
 
 
 def _chain(states: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -137,6 +123,8 @@ OPENING = [
     (attention.Open, "apply", lambda states, tokens, slots: states.index_select(0, tokens)),
     (attention.Close, "apply", lambda states, slots: states.index_select(0, slots)),
 ]
+GROUPING = [(attention, "GROUP", math.inf)]  # all rows of a batch are opened together
+UNREAD = [(GemmaEncoder, "_reading", lambda encoder, visibility, real: visibility)]  # all states are computed
 DROPOUT = [(Dropout, "forward", nn.Dropout.forward)]
 
 

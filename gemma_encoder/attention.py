@@ -28,9 +28,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
-from gemma_encoder.families import layer_index
+from gemma_encoder.families import attention_modules, layer_index
 from gemma_encoder.masks import Mask, table
 
 IMPLEMENTATION = "gemma_encoder"
@@ -206,6 +206,11 @@ def formula(
 def path(softcap: float | None) -> str:
     """Which computation a decoder with this soft-cap gets: a fused kernel only where it is exact."""
     return "sdpa" if softcap is None else f"formula (soft-cap {softcap:g})"
+
+
+def paths_taken(backbone: PreTrainedModel) -> list[str]:
+    """Which computations the layers of `backbone` ran last, each once; before the first pass there are none."""
+    return sorted({module.attention_path for module in attention_modules(backbone)})
 
 
 def encoder_attention(

@@ -139,6 +139,7 @@ class KVProbe(_Probe):
 
 
 COUNTED: dict[str, Callable[..., Tensor]] = {"first": first, "last": last}
+SLOTS: dict[str, Callable[..., Tensor]] = {"first": first_slots, "last": last_slots}
 PROBES: dict[str, type[_Probe]] = {"query-probe": QueryProbe, "kv-probe": KVProbe}
 POOLERS = ("mean", *COUNTED, *(f"{name}-K" for name in COUNTED), *PROBES)
 
@@ -157,7 +158,7 @@ def parse_pooling(name: str) -> tuple[str, int]:
 def slots_read(name: str, mask: Tensor) -> Tensor | None:
     """The slots `(batch, seq)` that the pooler `name` reads, as many in every row; None where it reads all tokens."""
     kind, k = parse_pooling(name)
-    return {"first": first_slots, "last": last_slots}[kind](mask, k) if kind in COUNTED else None
+    return SLOTS[kind](mask, k) if kind in SLOTS else None
 
 
 def get_pooler(name: str, dim: int, heads: int = 4, latents: int = 4, projections: bool = True) -> Pooler:

@@ -16,11 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gemma_encoder.attention import encoder_attention, look, path
+from gemma_encoder.attention import encoder_attention, look, path, paths_taken
 from gemma_encoder.errors import InputError, VisibilityError
 from gemma_encoder.families import SOFTCAP, attention_modules, bos_id, ffn_modules, layer_windows
 from gemma_encoder.inference import evaluating
-from gemma_encoder.masks import SIZED
+from gemma_encoder.masks import SIZED, parse_attention
 from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel, encoder_of, planned_masks
 from gemma_encoder.pooling import parse_pooling
 from gemma_encoder.verify import PADDINGS, PROBE_TOKENS, check_padding
@@ -90,9 +90,9 @@ def _visibility(model: GemmaEncoderPreTrainedModel, padding: str) -> Proof:
 def _widths(encoder: GemmaEncoder) -> list[int]:
     """The widths of all windows and prefixes that the settings ask for."""
     config = encoder.config
-    kind, _, size = config.attention.partition("-")
+    kind, _, size = parse_attention(config.attention)
     windows = layer_windows(config.decoder) if config.local_layers == "keep" else []
-    return sorted({width for width in windows if width} | ({int(size)} if kind in SIZED else set()))
+    return sorted({width for width in windows if width} | ({size} if kind in SIZED else set()))
 
 
 def _edges(encoder: GemmaEncoder, width: int) -> Proof:
@@ -289,11 +289,10 @@ def _softcap(encoder: GemmaEncoder) -> Iterator[Proof]:
 
 def _path(encoder: GemmaEncoder) -> Proof:
     """Which computation of attention ran, beside the one that the decoder's soft-cap asks for."""
-    modules = attention_modules(encoder.backbone)
     asked = path(getattr(encoder.config.decoder, SOFTCAP, None))
     with evaluating(encoder):
         encoder(*_batch(encoder, _lengths(encoder)))
-    ran = sorted({module.attention_path for module in modules})
+    ran = paths_taken(encoder.backbone)
     return Proof("computation of attention", asked, ", ".join(ran), ran == [asked])
 
 

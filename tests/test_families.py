@@ -123,7 +123,7 @@ def test_every_layer_has_one_attention_and_one_feed_forward_module(tiny_decoder,
 
 PACKAGES = ("transformers", "peft", "sentence_transformers")
 IMPORTED = {
-    "attention": ["AttentionInterface"],
+    "attention": ["AttentionInterface", "PreTrainedModel"],
     "dropout": ["PreTrainedModel"],
     "experiments/pace": [
         "AutoModel", "PreTrainedConfig", "Trainer", "TrainerCallback", "trainer_callback.PrinterCallback",

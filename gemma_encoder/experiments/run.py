@@ -29,11 +29,11 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
+from gemma_encoder.attention import paths_taken
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.experiments.store import RUNS, RunResult, check_writable, load, run_folder, save, whole_folder
 from gemma_encoder.experiments.watch import rows_of, watch
-from gemma_encoder.families import attention_modules
 from gemma_encoder.loading import load_tokenizer
 from gemma_encoder.memory import keep_freed_memory
 from gemma_encoder.model import encoder_of
@@ -169,7 +169,7 @@ def arguments(spec: RunSpec, folder: str) -> TrainingArguments:
 
 def _environment(model: Head) -> dict[str, str]:
     encoder = encoder_of(model)
-    ran = sorted({module.attention_path for module in attention_modules(encoder.backbone)})
+    ran = paths_taken(encoder.backbone)
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
