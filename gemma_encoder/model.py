@@ -127,14 +127,15 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_decoder(cls, decoder: str | Path | PreTrainedModel, *, dtype: torch.dtype = torch.float32, **settings):
-        """Adapt a causal decoder.
+        """Adapt a causal decoder and measure what its tokens see.
 
         decoder: a checkpoint folder or hub name (safetensors; no remote code), or a loaded model of a supported
             family, whose modules are taken over, not copied.
         dtype: of all weights but those of a head, which has float32 at least; those of a loaded model are converted
             too, in place.
         settings: fields of GemmaEncoderConfig, and `num_labels` (1 means regression).
-        Raises InputError for an unsupported family, an unknown setting, or a checkpoint without all its weights.
+        Raises InputError for an unsupported family, an unknown setting, or a checkpoint without all its weights, and
+        VisibilityError for a mask that is not the planned one.
         """
         for name in settings:
             check_choice("setting", name, SETTINGS)
@@ -144,6 +145,7 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
         config = GemmaEncoderConfig(decoder=backbone.config, **settings)
         model = cls(config, backbone=backbone)
         cast(model, dtype)
+        _probe(model)
         return model
 
     @classmethod
@@ -153,17 +155,22 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
         Missing or unexpected weights are an InputError, never a silent new start; a mask that is not the planned one
         is a VisibilityError. Without `probe` nothing is measured: for `proofs.verify`, which measures more.
         """
-        from gemma_encoder.verify import LOAD_TOKENS, check_visibility  # which needs this module
-
         model, info = load_adapted(super().from_pretrained, name, cls.left_over, **kwargs)
         if probe:
-            check_visibility(model, tokens=LOAD_TOKENS)
+            _probe(model)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, *args, **kwargs) -> None:
         """As of every PreTrainedModel; a configuration that was changed after the model was built is an InputError."""
         check_as_built(self)
         super().save_pretrained(*args, **kwargs)
+
+
+def _probe(model: GemmaEncoderPreTrainedModel) -> None:
+    """Measure, in few passes, that every token sees what it should."""
+    from gemma_encoder.verify import LOAD_TOKENS, check_visibility  # which needs this module
+
+    check_visibility(model, tokens=LOAD_TOKENS)
 
 
 def cast(model: GemmaEncoderPreTrainedModel, dtype: torch.dtype) -> None:

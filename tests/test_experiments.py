@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -262,10 +263,28 @@ def test_saving_memory_changes_no_result(tmp_path, change):
 
 def test_bfloat16_rounds_the_passes_and_keeps_the_weights(tmp_path):
     spec = replace(SPEC, precision="bfloat16", attention_dropout=0.0, ffn_dropout=0.0)
-    rounded, exact = run(spec, tmp_path, keep=tmp_path / "model").curve[-1], curve(tmp_path)[-1]
+    result, exact = run(spec, tmp_path, keep=tmp_path / "model"), curve(tmp_path)[-1]
+    rounded = result.curve[-1]
     assert rounded["train_loss"] != exact["train_loss"]
     assert rounded["train_loss"] == pytest.approx(exact["train_loss"], rel=0.05)
     assert {value.dtype for value in load_file(tmp_path / "model" / "model.safetensors").values()} == {torch.float32}
+    assert 0 <= float(result.environment["batch_spread"]) < 10  # points
+
+
+def test_the_spread_over_batches_is_that_of_the_scores():
+    scores = {128: 81.25, 42: 80.5}
+    assert run_module._batch_spread(lambda batch_size: SimpleNamespace(score=scores[batch_size])) == "0.75"
+
+
+def test_on_a_machine_with_several_gpus_an_update_has_the_examples_of_the_spec(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert run_module.arguments(SPEC, str(tmp_path)).train_batch_size == SPEC.batch_size
+
+
+def test_a_run_that_is_launched_twice_at_once_does_not_begin(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="2 processes; valid: 1"):
+        run(SPEC, tmp_path)
 
 
 def test_lora_trains_small_matrices_and_keeps_a_merged_model(tmp_path):

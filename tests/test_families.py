@@ -176,6 +176,7 @@ CONFIG = (
 )
 MEMBERS = {
     "AttentionInterface": ["register"],
+    "TrainingArguments": ["n_gpu", "train_batch_size"],
     "PreTrainedModel": ["base_model", "get_input_embeddings", "post_init", "set_attn_implementation", "_init_weights"],
     "utils.logging": ["disable_progress_bar", "get_verbosity", "set_verbosity", "set_verbosity_error"],
 }

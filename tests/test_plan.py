@@ -148,7 +148,7 @@ def test_the_plan_counts_the_runs_of_the_control_too(timed, capsys):
     profile = load_profile("small")
     beside = control_specs(profile)
     assert {spec.model for spec in beside} == {profile["control"]}
-    assert len(beside) == 3 * len({*profile["glue_tasks"], *profile["superglue_tasks"]})
+    assert len(beside) == len(profile["seeds"]) * len({*profile["glue_tasks"], *profile["superglue_tasks"]})
     assert main(["plan", "--profile", "small"]) == 0
     assert f"native encoder:\nruns       {len(beside)}: cola" in capsys.readouterr().out
     assert timed[-1].model == profile["control"]

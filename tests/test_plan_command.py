@@ -134,8 +134,8 @@ def test_a_data_folder_is_planned_with_its_rows(planned, tmp_path):
 def test_the_native_encoder_is_a_plan_of_its_own(planned):
     said = planned("--profile", "small", "--notebooks", "08", "--set", "control=jhu-clsp/ettin-encoder-32m@v1")
     at = said.index("beside it, on the tasks of both benchmarks, the native encoder:")
-    assert said[at + 1].startswith("runs       24: cola")
-    assert said[at + 2] == "           24 as control (notebooks 08): 100% of the FLOPs"
+    assert said[at + 1].startswith("runs       40: cola")
+    assert said[at + 2] == "           40 as control (notebooks 08): 100% of the FLOPs"
     assert said[at + 3].startswith("model      jhu-clsp/ettin-encoder-32m@v1, ")
 
 

@@ -68,6 +68,12 @@ def test_the_notebook_about_ranking_takes_a_data_folder_as_it_is_and_says_what_i
         check_inputs(found)
 
 
+def test_the_first_notebook_says_what_it_lacks_before_a_kernel_starts(tmp_path):
+    (tmp_path / "msmarco").mkdir()
+    with pytest.raises(InputError, match="no task glue/cola in "):
+        check_inputs(given_parameters(["00_start_here"], load_profile("tiny"), [f"data={tmp_path}"]))
+
+
 @pytest.mark.parametrize("name", ["00_start_here", "10_ranking"])
 def test_what_ranking_cannot_have_is_refused_before_a_kernel_starts(name):
     with pytest.raises(InputError, match="is not on the hub"):

@@ -90,6 +90,14 @@ def test_a_switch_that_works_without_padding_only_is_caught(tiny_decoder, monkey
         check_visibility(GemmaEncoder.from_decoder(tiny_decoder("llama")))
 
 
+@pytest.mark.parametrize("unpadded", [True, False])
+def test_adapting_measures_what_tokens_see(tiny_decoder, causal_look, unpadded):
+    GemmaEncoder.from_decoder(tiny_decoder(), unpadded=unpadded)
+    causal_look()
+    with pytest.raises(VisibilityError, match="attention is not 'bidirectional'"):
+        GemmaEncoder.from_decoder(tiny_decoder(), unpadded=unpadded)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("auto", [True, False])
 def test_every_load_measures_what_tokens_see(tiny_decoder, tmp_path, monkeypatch, dtype, auto):
@@ -121,9 +129,8 @@ def test_ids_that_training_never_met_hide_no_token_and_no_fault(tiny_decoder, dt
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])
 def test_pads_that_are_read_are_caught(tiny_decoder, monkeypatch, attention):
     monkeypatch.setattr(gemma_encoder.model, "look", lambda real, *rest, **kw: look(torch.ones_like(real), *rest, **kw))
-    model = GemmaEncoder.from_decoder(tiny_decoder("llama"), attention=attention, unpadded=False)
     with pytest.raises(VisibilityError, match=r"not kept apart: after layer 1 with padding '(right|left)'"):
-        check_visibility(model)
+        GemmaEncoder.from_decoder(tiny_decoder("llama"), attention=attention, unpadded=False)
 
 
 def test_rows_that_read_each_other_are_caught(tiny_decoder):
@@ -132,9 +139,8 @@ def test_rows_that_read_each_other_are_caught(tiny_decoder):
             slots = super()._to_slots(states, real)
             return slots + slots.mean(dim=(0, 1)) if len(slots) > 1 else slots
 
-    model = Leaky.from_decoder(tiny_decoder("llama"))
     with pytest.raises(VisibilityError, match="depend on pads or on another row"):
-        check_visibility(model)
+        Leaky.from_decoder(tiny_decoder("llama"))
 
 
 @pytest.mark.parametrize("unpadded", [True, False])

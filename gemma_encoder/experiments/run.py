@@ -55,9 +55,9 @@ from gemma_encoder.tasks import (
 )
 from gemma_encoder.tasks import load as load_task
 from gemma_encoder.tasks.outputs import Head
-from gemma_encoder.verify import check_visibility
 
 EVALUATION_BATCH = 128  # rows
+SPREAD_BATCHES = (EVALUATION_BATCH, EVALUATION_BATCH // 3)
 CHECKPOINT_SECONDS = 600  # what a killed run loses at most; a run that is shorter writes no checkpoint
 CHECKPOINT = "checkpoint-*"
 SUBSET_SEED = 2503  # the subset of examples is the same for every seed of a spec
@@ -142,7 +142,7 @@ class EpochCurve(TrainerCallback):
 
 def arguments(spec: RunSpec, folder: str) -> TrainingArguments:
     """How Trainer trains as `spec` says."""
-    return TrainingArguments(
+    settings = TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=spec.micro_batch or spec.batch_size,
         gradient_accumulation_steps=spec.batch_size // (spec.micro_batch or spec.batch_size),
@@ -165,6 +165,8 @@ def arguments(spec: RunSpec, folder: str) -> TrainingArguments:
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    settings._n_gpu = min(settings.n_gpu, 1)  # on each of several, Trainer would put a batch of its own into an update
+    return settings
 
 
 def _environment(model: Head) -> dict[str, str]:
@@ -181,6 +183,12 @@ def _environment(model: Head) -> dict[str, str]:
     }
 
 
+def _batch_spread(evaluate: Callable[..., Evaluation]) -> str:
+    """By how many points the score moves when the same rows are evaluated in other batches: by rounding alone."""
+    scores = [evaluate(batch_size=size).score for size in SPREAD_BATCHES]
+    return f"{max(scores) - min(scores):.2f}"
+
+
 def _timing(seconds: float, epochs: int, rows: list, lists: bool) -> dict[str, float]:
     tokens = epochs * sum(map(len, chain.from_iterable(rows) if lists else rows))
     return {
@@ -192,7 +200,7 @@ def _timing(seconds: float, epochs: int, rows: list, lists: bool) -> dict[str, f
 
 
 def adapted(spec: RunSpec, decoder: PreTrainedModel | None = None) -> nn.Module:
-    """The decoder of `spec`, or the given one, adapted, with the head of the task, its mask proven."""
+    """The decoder of `spec`, or the given one, adapted, with the head of the task; its mask is proven on the way."""
     task = get_task(spec.task)
     model = head_of(task).from_decoder(
         decoder or spec.model,
@@ -205,7 +213,6 @@ def adapted(spec: RunSpec, decoder: PreTrainedModel | None = None) -> nn.Module:
         ranking_loss=spec.ranking_loss,
         text_columns=task.text_columns,
     )
-    check_visibility(model, tokens=4)  # the pattern shows, in half the passes
     if not spec.lora_rank:
         return model
     from gemma_encoder.lora import add_lora  # PEFT is an extra, and slow to import
@@ -241,8 +248,8 @@ def train(spec: RunSpec, working: Path, keep: Path | None = None) -> tuple[RunRe
     set_seed(spec.seed)
     model = adapted(spec)
 
-    def evaluate(name: str = "validation") -> Evaluation:
-        logits = logits_of(task, model, features[name], EVALUATION_BATCH, side)
+    def evaluate(name: str = "validation", batch_size: int = EVALUATION_BATCH) -> Evaluation:
+        logits = logits_of(task, model, features[name], batch_size, side)
         predictions = predictions_of(task, logits, rows[name])
         values = compute(task, predictions, references[name])
         return Evaluation(score(task, values), values, loss_of(task, model, logits, rows[name]), predictions)
@@ -260,6 +267,9 @@ def train(spec: RunSpec, working: Path, keep: Path | None = None) -> tuple[RunRe
     resumed = any(working.glob(CHECKPOINT))
     trainer.train(resume_from_checkpoint=resumed)
     seconds = time.perf_counter() - start
+    environment = {**_environment(model), "truncated": str(cut), "resumed": str(resumed)}
+    if spec.precision == "bfloat16":
+        environment["batch_spread"] = _batch_spread(evaluate)
     if keep is not None:
         _keep(model, tokenizer, keep)
 
@@ -272,7 +282,6 @@ def train(spec: RunSpec, working: Path, keep: Path | None = None) -> tuple[RunRe
     ]
     points = [row for row in trainer.state.log_history if "validation_loss" in row]
     timing = _timing(seconds, spec.epochs, features["train"]["input_ids"][:], task.has_lists)
-    environment = {**_environment(model), "truncated": str(cut), "resumed": str(resumed)}
     return RunResult(spec, metrics, score(task, metrics), points, timing, environment, Path(os.devnull)), answers
 
 
@@ -287,6 +296,10 @@ def run(spec: RunSpec, root: Path = RUNS, keep: Path | None = None) -> RunResult
     finished = load(spec, root)
     if finished and keep is None:
         return finished
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise InputError(
+            f"one run was launched in {processes} processes; valid: 1, whose batches are those of its spec"
+        )
     for folder in [root, *([keep.parent] if keep else [])]:
         check_writable(folder)  # before hours of training, not after
     working = root / f".{run_folder(spec, root).name}.training"

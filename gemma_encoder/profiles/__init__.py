@@ -29,6 +29,7 @@ SETTINGS = sorted(set(spec_fields()) - {"task", "seed"})
 TASKS = ("tasks", "glue_tasks", "superglue_tasks")
 KINDS = dict.fromkeys(("notebooks", *TASKS), (list, str))  # of the value, and of each item
 KINDS |= {"seeds": (list, int), "list_sizes": (list, int), "per_task": (dict, dict)}
+FIRST = "cola"  # what the notebook learns that shows how it is done, and has no list of tasks
 RANKING = "msmarco"  # the ranking task where none is named
 TEXTS = {
     "control": "a model, or ''",

@@ -152,6 +152,8 @@ def protocol(runs: pd.DataFrame) -> dict[str, object]:
     spec, environment = results[0].spec, results[0].environment
     seconds = pd.Series([run.timing["train_seconds"] for run in results])
 
+    spreads = [run.environment["batch_spread"] for run in results if "batch_spread" in run.environment]
+
     def every(name: str, unset: str = "") -> str:
         values = dict.fromkeys(getattr(run.spec, name) for run in results)
         return ", ".join(unset if unset and not value else f"{value}" for value in values)
@@ -174,6 +176,7 @@ def protocol(runs: pd.DataFrame) -> dict[str, object]:
         "warm start": "none",
         "intervals": "Student t over seeds, 95 %",
         "attention computed by": environment["attention_path"],
+        "the same rows in other batches": f"{max(spreads)} points apart at most" if spreads else "equal: float32",
         "torch": environment["torch"],
         "transformers": environment["transformers"],
         "seconds a run (median)": round(float(seconds.median()), 1),

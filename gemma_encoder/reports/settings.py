@@ -10,7 +10,7 @@ from typing import Any
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.loading import checkpoint_path, model_digest
-from gemma_encoder.profiles import KINDS, RANKING, SETTINGS, TASKS, check_settings, specs
+from gemma_encoder.profiles import FIRST, KINDS, RANKING, SETTINGS, TASKS, check_settings, specs
 from gemma_encoder.reports.notebooks import Parameter, check, fits, from_yaml, parameters
 from gemma_encoder.tasks import get_task, load, tasks_in
 
@@ -76,10 +76,13 @@ def check_inputs(given: Mapping[str, Mapping[str, Any]]) -> None:
             if values.get(key) == []:
                 raise InputError(f"{key} [] is empty; valid: at least one")
         models |= {values.get("model", "tiny"), values.get("control") or "tiny"}
-        rows |= {(task, values.get("data", "builtin")) for key in TASKS for task in values.get(key, [])}
+        tasks = [task for key in TASKS for task in values.get(key, [])]
+        if "data" in values and not tasks:
+            tasks = [FIRST]
+        rows |= {(task, values.get("data", "builtin")) for task in tasks}
         ranking = [values.get("ranking_task", RANKING)] if "ranking_data" in values else []
         rows |= {(task, values["ranking_data"]) for task in ranking}
-        for task in (*ranking, *(task for key in TASKS for task in values.get(key, []))):
+        for task in (*ranking, *tasks):
             for size in values.get("list_sizes", [2]):
                 _check_spec(task, values, size)
     for model in models:
