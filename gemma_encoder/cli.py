@@ -59,6 +59,17 @@ def _parser() -> argparse.ArgumentParser:
     choose.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="RunSpec settings")
     choose.set_defaults(run=_choose)
 
+    submit = commands.add_parser(
+        "submit", help="test predictions in the files that the GLUE and SuperGLUE servers take"
+    )
+    submit.add_argument("task")
+    submit.add_argument("checkpoint", help="a model fine-tuned for the task: what `train --save` wrote")
+    submit.add_argument("out", type=Path, help="folder for the files")
+    submit.add_argument("--data-dir", default="builtin", help="folder with task files, or 'hub' (default: built-in)")
+    submit.add_argument("--max-length", type=int, default=512, help="tokens in a row (default: 512)")
+    submit.add_argument("--truncate", action="store_true", help="cut longer rows, in place of refusing them")
+    submit.set_defaults(run=_submit)
+
     plan = commands.add_parser("plan", help="what `reproduce` with these choices costs, before anything is spent")
     _add_choices(plan)
     plan.set_defaults(run=_plan)
@@ -83,7 +94,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_choices(command: argparse.ArgumentParser) -> None:
     """A profile, and what a person changes of it."""
-    command.add_argument("--profile", default="tiny", help="settings from gemma_encoder/profiles (default: tiny)")
+    command.add_argument(
+        "--profile", default="tiny", help="a name in gemma_encoder/profiles, or a file (default: tiny)"
+    )
     command.add_argument("--notebooks", nargs="+", metavar="NAME", help="only these (default: the profile's, or all)")
     command.add_argument("--data-dir", help="folder with task files, or 'hub' (default: the profile's)")
     command.add_argument(
@@ -122,10 +135,11 @@ def _reproduce(args: argparse.Namespace) -> int:
         raise InputError(f"--workers {args.workers} is not valid; valid: an integer >= 1")
     given, settings = _chosen(args)
     check_inputs(given)
-    out = args.out or REPORTS / args.profile
+    profile = Path(args.profile).stem  # of a file, too
+    out = args.out or REPORTS / profile
     results = run_all(list(given), out, given, args.workers)
-    facts = {"profile": args.profile, **settings}
-    write_index(results, out / "index.html", f"Reports of the profile {args.profile}", facts)
+    facts = {"profile": profile, **settings}
+    write_index(results, out / "index.html", f"Reports of the profile {profile}", facts)
     print(_shown(out / "index.html"))
     return 0 if all(result.status == "ok" for result in results) else 1
 
@@ -162,7 +176,7 @@ def _refresh(args: argparse.Namespace) -> int:
 
 def _settings(pairs: Sequence[str], valid: Sequence[str]) -> dict[str, Any]:
     """KEY=VALUE texts as a dictionary; values are YAML."""
-    from gemma_encoder.reports.notebooks import from_yaml
+    from gemma_encoder.yaml_values import from_yaml
 
     found = {}
     for pair in pairs:
@@ -206,6 +220,19 @@ def _choose(args: argparse.Namespace) -> int:
     for rate, score in scores.items():
         print(f"learning_rate {rate:g} score {score:.1f}")
     print(f"best {best:g}, on held-out training rows")
+    return 0
+
+
+def _submit(args: argparse.Namespace) -> int:
+    from gemma_encoder.heads import load_model
+    from gemma_encoder.loading import load_tokenizer
+    from gemma_encoder.tasks import get_task
+    from gemma_encoder.tasks.answers import submit
+
+    task, model, tokenizer = get_task(args.task), load_model(args.checkpoint), load_tokenizer(args.checkpoint)
+    length = {"max_length": args.max_length, "truncate": args.truncate}
+    for path in submit(task, model, tokenizer, args.data_dir, args.out, **length):
+        print(_shown(path))
     return 0
 
 

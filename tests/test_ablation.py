@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from gemma_encoder.errors import InputError
+from gemma_encoder.experiments.run import split
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.experiments.store import RunResult
 from gemma_encoder.reports import ablation
@@ -25,7 +26,7 @@ from gemma_encoder.reports.claims import (
 )
 from gemma_encoder.reports.statistics import VERDICTS, Paired, summary
 from gemma_encoder.reports.tables import UNKNOWN, difference, signed
-from gemma_encoder.tasks import bag_of_words, get_task, load, majority
+from gemma_encoder.tasks import bag_of_words, get_task, load, majority, score
 
 VARIANTS = {"causal": {"attention": "causal"}, "default": {}}
 
@@ -94,6 +95,7 @@ def test_tables_name_tasks_floors_and_protocol_and_no_path(asked, capsys):
     shown = line + capsys.readouterr().out
     assert "RTE (built-in twin)" in shown and "bag of words" in shown
     assert "(sd: standard deviation) over 2 seeds" in shown
+    assert "causal, bidirectional" in shown  # the attention of both variants
     assert "0.002" in shown and "mine" in shown and "/somewhere" not in shown
     assert ablation.where(["a", "b"], "/some/folder") == "Mean of 2 tasks (local folder): a, b"
     assert ablation.where(["a"], "hub") == "One task (hub): a"
@@ -127,6 +129,13 @@ def test_the_floors_of_a_task_with_one_validation_split_are_those_of_that_split(
         label: pytest.approx(100 * floor(task, rows["train"], rows["validation"])["accuracy"])
         for label, floor in expected.items()
     }
+
+
+def test_the_floors_of_held_out_rows_are_those_of_these_rows():
+    task, rows = get_task("rte"), split(RunSpec(task="rte", evaluate_on="holdout"))
+    expected = score(task, bag_of_words(task, rows["train"], rows["validation"]))
+    found = ablation.floors("rte", "builtin", "holdout")
+    assert found["bag of words"] == pytest.approx(expected) != ablation.floors("rte", "builtin")["bag of words"]
 
 
 @pytest.mark.parametrize("name", CLAIMS)

@@ -43,6 +43,8 @@ SPEC = RunSpec(task="sst2", train_examples=64, epochs=1, batch_size=16, learning
         ("learning_rate", float("nan"), "learning_rate nan"),
         ("ffn_dropout", 1.0, "ffn_dropout 1.0"),
         ("warmup", -0.1, "warmup -0.1"),
+        ("weight_decay", float("inf"), "weight_decay inf is not valid; valid: a finite number"),
+        ("seed", 2**32, "seed 4294967296 is too large"),
         ("micro_batch", 5, "micro_batch 5 does not divide batch_size 16"),
         ("precision", "float16", "unknown precision 'float16'"),
         ("lora_rank", -1, "lora_rank -1 is too small"),

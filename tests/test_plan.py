@@ -54,6 +54,17 @@ def test_the_settings_of_a_task_go_before_those_of_all(written):
     assert (found["rte", 0].epochs, found["rte", 0].learning_rate) == (3, RunSpec(task="rte").learning_rate)
 
 
+def test_a_rate_may_be_written_with_an_exponent(written):
+    assert specs(written(GOOD.replace("epochs: 2", "weight_decay: 2e-5")))[0].weight_decay == 2e-5
+
+
+def test_a_profile_may_be_a_file_anywhere(tmp_path):
+    (tmp_path / "of_mine.yaml").write_text(GOOD)
+    assert load_profile(str(tmp_path / "of_mine.yaml"))["tasks"] == ["cola", "rte"]
+    with pytest.raises(InputError, match=r"no profile file 'none\.yaml'; valid: a file, or gemma2-2b"):
+        load_profile("none.yaml")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "says"),
     [
@@ -72,6 +83,8 @@ def test_the_settings_of_a_task_go_before_those_of_all(written):
         ("[0, 1]", "[0, one]", 5, "seeds [0, 'one'] is not valid"),
         ("data: builtin\n", "", 1, "setting 'data' is missing"),
         ("epochs: 2", "control: 7", 6, "control 7 is not valid; valid: a model, or ''"),
+        ("epochs: 2", "glue_tasks: [copa]", 6, "unknown task 'copa'"),
+        ("[0, 1]", "[0, 1, 1]", 5, "seeds [0, 1, 1] holds 1 more than once"),
         ("epochs: 2", "list_sizes: 8", 6, "list_sizes 8 is not valid; valid: list of int, not empty"),
         ("epochs: 2", "list_sizes: [8, 3.5]", 6, "list_sizes [8, 3.5] is not valid"),
         ("epochs: 2", "list_sizes: [8, 1]", 6, "list_size 1 is too small"),

@@ -143,6 +143,8 @@ def test_the_native_encoder_is_a_plan_of_its_own(planned):
     ("arguments", "says"),
     [
         (["--set", "tokns=4"], "unknown setting 'tokns'"),
+        (["--set", "per_task={colla: {epochs: 2}}"], "unknown task 'colla'"),
+        (["--set", "seeds=3"], "seeds 3 is not valid; valid: list of int"),
         (["--set", "epochs"], "a setting is given as key=value, received 'epochs'"),
         (["--set", "epochs=0"], "epochs 0 is too small"),
         (["--set", "seeds=[]"], "notebook 02 has no runs; valid: at least one task and one seed"),

@@ -39,6 +39,12 @@ def test_grades_that_have_no_passage_here_are_part_of_the_best_order():
     assert values([2, 1], [1, 0], ideal=[3, 1])["ndcg10"] == pytest.approx(1 / (3 + 1 / log2(3)))
 
 
+def test_a_shorter_list_has_no_better_recall():
+    grades = [2, 0, 1] + [0] * 9 + [1, 1]  # four relevant ones, two of them behind rank 12
+    whole, cut = values(range(14, 0, -1), grades), values(range(12, 0, -1), grades[:12], ideal=[2, 1, 1, 1])
+    assert whole["recall10"] == 0.5 and cut == whole
+
+
 def test_a_query_without_a_relevant_passage_counts_zero_and_stays_in_the_mean():
     assert values([2, 1], [0, 0]) == dict.fromkeys(values([1], [1]), 0.0)
     queries = [{"grades": grades, "ideal": [], "relevant": 1} for grades in ([1, 0], [0, 0])]
@@ -72,13 +78,23 @@ def test_one_relevant_passage_among_equals_has_the_mean_reciprocal_rank():
     assert values([1] * 20, [1] + [0] * 19)["mrr10"] == pytest.approx(sum(1 / rank for rank in range(1, 11)) / 20)
 
 
-@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=30).filter(any), min_size=1, max_size=4), st.randoms())
-def test_distinct_scores_give_what_trec_eval_gives(queries, draw):
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=30).filter(any), min_size=1, max_size=4),
+    st.integers(1, 30),
+    st.randoms(),
+)
+def test_distinct_scores_give_what_trec_eval_gives(judgements, kept, draw):
+    """`kept` passages of a query are ranked, while trec_eval knows the grades of all."""
+    queries = [row[:kept] for row in judgements]
     scores = [[float(score) for score in draw.sample(range(100), len(grades))] for grades in queries]
-    judged = {str(at): {str(doc): grade for doc, grade in enumerate(row)} for at, row in enumerate(queries)}
+    judged = {str(at): {str(doc): grade for doc, grade in enumerate(row)} for at, row in enumerate(judgements)}
     ranked = {str(at): {str(doc): score for doc, score in enumerate(row)} for at, row in enumerate(scores)}
     theirs = pytrec_eval.RelevanceEvaluator(judged, {"ndcg_cut_10", "recall_10", "recip_rank"}).evaluate(ranked)
-    found = compute(MSMARCO, scores, [{"grades": row, "ideal": [], "relevant": 1} for row in queries])
+    references = [
+        {"grades": row, "ideal": [grade for grade in every if grade], "relevant": 1}
+        for row, every in zip(queries, judgements, strict=True)
+    ]
+    found = compute(MSMARCO, scores, references)
     means = {name: np.mean([row[name] for row in theirs.values()]) for name in ("ndcg_cut_10", "recall_10")}
     ranks = [row["recip_rank"] if row["recip_rank"] > 1 / 10.5 else 0.0 for row in theirs.values()]
     assert found == pytest.approx(

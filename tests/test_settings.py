@@ -105,6 +105,15 @@ def test_every_notebook_that_trains_takes_all_settings():
         ("epochs=0", "epochs 0 is too small"),
         ("lora_alpha=16.0", "lora_alpha 16.0 with full fine-tuning"),
         ("tasks=[colla]", "unknown task 'colla'"),
+        ("tasks=cola", "tasks 'cola' is not valid; valid: list of str"),
+        ("tasks=3", "tasks 3 is not valid; valid: list of str"),
+        ("tasks=[cola, cola]", "tasks ['cola', 'cola'] holds 'cola' more than once"),
+        ("seeds=3", "seeds 3 is not valid; valid: list of int"),
+        ("seeds=null", "seeds None is not valid; valid: list of int"),
+        ("seeds=[0, 0]", "seeds [0, 0] holds 0 more than once"),
+        ("more=3", "parameter 'more' takes dict, received 3"),
+        ("per_task=3", "per_task 3 is not valid; valid: dict of dict"),
+        ("learning_rate=.inf", "learning_rate inf is not valid; valid: a finite number"),
         ("epochs", "a setting is given as key=value, received 'epochs'"),
     ],
 )
@@ -115,7 +124,7 @@ def test_what_no_run_can_have_is_refused(folder, pair, says):
 
 
 @pytest.mark.parametrize(
-    ("own", "says"), [("{epoch: 2}", "unknown setting 'epoch'"), ("3", "per_task of qnli 3 is not")]
+    ("own", "says"), [("{epoch: 2}", "unknown setting 'epoch'"), ("3", "per_task .* valid: dict of dict")]
 )
 def test_what_one_task_cannot_have_is_refused(own, says):
     with pytest.raises(InputError, match=says):
@@ -135,3 +144,30 @@ def test_a_profile_drives_every_notebook_with_all_its_settings(name):
             assert "data" not in reached["more"]
             lora = {"lora_rank": 16, "lora_alpha": 32.0} if name == "gemma2-9b" else {}
             assert {key: reached["more"].get(key) for key in lora} == lora
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "says"),
+    [
+        ("05_causal_vs_bidirectional", {"more": {"pooling": "last"}}, "pooling cannot be set in notebook 05"),
+        ("03_dropout", {"per_task": {"qnli": {"attention": "causal"}}}, "attention cannot be set in notebook 03"),
+        ("03_dropout", {"rates": [0.1, 0.3]}, "valid: 0 and 0.1"),
+        ("03_dropout", {"rates": [0.0, 0.1, 0.1]}, "and others once"),
+        ("03_dropout", {"rates": [0.0, 0.1, 2.0]}, "rate 2.0"),
+        ("05_causal_vs_bidirectional", {"per_task": {"qnli": 3}}, "valid: dict of dict"),
+        ("05_causal_vs_bidirectional", {"per_task": {"nope": {"epochs": 2}}}, "unknown task 'nope'"),
+        ("05_causal_vs_bidirectional", {"workers": -1}, "workers -1 is too small; valid: at least 0"),
+        ("04_padding", {"margin": -1.0}, "margin -1.0 is too small"),
+        ("08_glue", {"glue_tasks": ["copa"]}, "unknown task 'copa'"),
+        ("09_superglue", {"superglue_tasks": ["cola"]}, "unknown task 'cola'"),
+        ("10_ranking", {"ranking_task": "cola"}, "unknown ranking task 'cola'; valid: msmarco, trec_dl"),
+    ],
+)
+def test_what_a_notebook_cannot_be_given_is_refused_before_a_kernel_starts(name, parameters, says):
+    with pytest.raises(InputError) as caught:
+        check_inputs({name: parameters})
+    assert says in str(caught.value)
+
+
+def test_a_benchmark_takes_another_adaptation():
+    check_inputs({"08_glue": {"more": {"pooling": "last", "attention": "causal"}, "glue_tasks": ["rte"]}})

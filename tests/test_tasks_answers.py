@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 
 from gemma_encoder import GemmaEncoderForRanking, GemmaEncoderForSequenceClassification, InputError
+from gemma_encoder.cli import main
 from gemma_encoder.tasks import (
     DIAGNOSTICS,
     answers,
@@ -162,3 +163,17 @@ def test_three_classes_have_a_matthews_correlation():
     values = compute(task, [0, 0, 1, 1, 2, 0], [0, 0, 1, 1, 2, 2])
     assert values["matthews"] == pytest.approx((30 - 12) / ((36 - 14) * (36 - 12)) ** 0.5)
     assert score(task, {"matthews": 0.5}) == 50.0
+
+
+def test_the_command_writes_the_file_of_the_server(model_for, tiny_tokenizer, tmp_path, capsys):
+    task = get_task("rte")
+    data = write(tmp_path, task, "test", [{"sentence1": "A dog ran.", "sentence2": "It ran.", "label": -1}] * 3)
+    model_for(task).save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    asked = ["submit", "rte", str(tmp_path / "model"), str(tmp_path / "out"), "--data-dir", str(data)]
+    assert main(asked) == 0
+    assert capsys.readouterr().out.rstrip().endswith("out/RTE.tsv")
+    assert len((tmp_path / "out" / "RTE.tsv").read_text().splitlines()) == 4
+    assert main([*asked, "--max-length", "4"]) == 2
+    assert "the limit is 4" in capsys.readouterr().err
+    assert main(["submit", "msmarco", *asked[2:]]) == 2

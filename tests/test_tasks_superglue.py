@@ -275,12 +275,12 @@ def test_the_first_candidates_are_those_of_bm25_and_the_best_order_is_still_that
     rows = load(task, folder(tmp_path, "msmarco", ROWS["msmarco"] | {"passages": RANKED}))["validation"]
     cut = first_candidates(rows, 2)
     assert (cut["passage_id"][0], cut["label"][0], cut["bm25_rank"][0]) == (["2", "3"], [2, 3], [1, 2])
-    assert cut["ideal_grades"][0] == [3, 2, 1, 0]
+    assert cut["ideal_grades"][0] == [3, 2, 1]
     assert first_candidates(rows, 100)["passage_id"][0] == ["0", "2", "3"]
     best = 3 + 2 / log2(3) + 1 / 2
     assert compute(task, [[0.0, 1.0]], references_of(task, cut))["ndcg10"] == pytest.approx((3 + 2 / log2(3)) / best)
     graded = load(task, folder(tmp_path, "msmarco", ROWS["msmarco"] | {"passages": RANKED, "ideal_grades": [4, 4]}))
-    assert first_candidates(graded["validation"], 1)["ideal_grades"][0] == [4, 4]
+    assert first_candidates(graded["validation"], 1)["ideal_grades"][0] == [4, 4, 3, 2, 1]
     with pytest.raises(InputError, match=r"row 0 \(counted from 0\) has no bm25_rank from 1 to 5; valid: candidates 0"):
         first_candidates(load(task, folder(tmp_path, "msmarco", ROWS["msmarco"]))["validation"], 5)
 
@@ -369,3 +369,17 @@ def test_a_submission_that_no_server_takes_is_refused(name, split, message, tmp_
     with pytest.raises(InputError) as caught:
         write_submission(get_task(name), [0], [], tmp_path, split)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("name", "prediction", "says"),
+    [
+        ("cola", 9, "integers from 0 to 1"),
+        ("stsb", float("nan"), "finite numbers"),
+        ("rte", -1, "integers from 0 to 1"),
+    ],
+)
+def test_an_answer_that_no_server_takes_is_not_written(name, prediction, says, tmp_path):
+    with pytest.raises(InputError, match=says):
+        write_submission(get_task(name), [prediction], [0], tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import get_type_hints
 
@@ -12,6 +13,7 @@ from gemma_encoder.masks import parse_attention
 from gemma_encoder.pooling import parse_pooling
 from gemma_encoder.tasks import get_task, task_names
 
+SEEDS = 2**32  # what numpy takes
 EVALUATE_ON = ("validation", "holdout")
 PADDINGS = ("none", "left", "right")
 PRECISIONS = ("float32", "bfloat16")
@@ -78,6 +80,11 @@ class RunSpec:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} {getattr(self, name)!r} is too small; valid: at least {least}")
+        if self.seed >= SEEDS:
+            raise InputError(f"seed {self.seed} is too large; valid: below {SEEDS}")
+        for name in ("learning_rate", "weight_decay", "lora_alpha"):
+            if getattr(self, name) == math.inf:
+                raise InputError(f"{name} inf is not valid; valid: a finite number")
         if not self.learning_rate > 0:
             raise InputError(f"learning_rate {self.learning_rate!r} is not valid; valid: a number above 0")
         if not 0 <= self.warmup < 1:

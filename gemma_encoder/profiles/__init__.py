@@ -22,13 +22,20 @@ from yaml.reader import ReaderError
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.experiments.spec import RunSpec, spec_fields
 from gemma_encoder.losses import RANKING_LOSSES
-from gemma_encoder.tasks import get_task, task_names
+from gemma_encoder.tasks import GLUE, SUPERGLUE, get_task, task_names
+from gemma_encoder.yaml_values import Loader
 
 FOLDER = Path(__file__).parent
 SETTINGS = sorted(set(spec_fields()) - {"task", "seed"})
 TASKS = ("tasks", "glue_tasks", "superglue_tasks")
 KINDS = dict.fromkeys(("notebooks", *TASKS), (list, str))  # of the value, and of each item
 KINDS |= {"seeds": (list, int), "list_sizes": (list, int), "per_task": (dict, dict)}
+NAMED = {  # keys whose values name tasks, and which may be named
+    "tasks": task_names(),
+    "glue_tasks": [task.name for task in GLUE],
+    "superglue_tasks": [task.name for task in SUPERGLUE],
+    "ranking_task": [name for name in task_names() if get_task(name).kind == "ranking"],
+}
 FIRST = "cola"  # what the notebook learns that shows how it is done, and has no list of tasks
 RANKING = "msmarco"  # the ranking task where none is named
 TEXTS = {
@@ -44,21 +51,25 @@ def profile_names() -> list[str]:
 
 
 def load_profile(name: str, folder: Path = FOLDER) -> dict[str, Any]:
-    """The settings of profile `name`.
+    """The settings of profile `name`, or of the file `name` where it ends in ".yaml".
 
     An unknown name, and a file that is no YAML or has an unknown or double key, a wrong type or settings that
     contradict each other, is an InputError; it names the line of the file.
     """
     valid = sorted(path.stem for path in folder.glob("*.yaml"))
-    content = (folder / f"{check_choice('profile', name, valid)}.yaml").read_bytes()
+    path = Path(name) if name.endswith(".yaml") else folder / f"{check_choice('profile', name, valid)}.yaml"
+    if not path.is_file():
+        raise InputError(f"no profile file {name!r}; valid: a file, or {', '.join(valid)}")
     try:
-        return _checked(*_parsed(content))
+        return _checked(*_parsed(path.read_bytes()))
     except _ProfileError as fault:
         raise InputError(f"profile {name!r}, line {fault.line}: {fault}") from None
 
 
 def specs(profile: dict[str, Any]) -> list[RunSpec]:
     """The fine-tuning of every task with every seed of a loaded profile; variants of an ablation come on top."""
+    for task in profile.get("per_task", {}):
+        check_choice("task", task, task_names())
     shared = {key: value for key, value in profile.items() if key in SETTINGS}
     return [
         RunSpec(task=task, seed=seed, **shared | _own(profile, task))
@@ -124,7 +135,7 @@ def _at(line: int) -> Iterator[None]:
         raise _ProfileError(line, error) from None
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(Loader):
     """YAML in which a scalar that its type cannot hold, such as a date in month 13, is a fault with its line."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -160,11 +171,10 @@ def _checked(tree: yaml.MappingNode, profile: dict[str, Any]) -> dict[str, Any]:
     for key in ("model", "data", "tasks", "seeds"):
         if key not in profile:
             raise _ProfileError(1, f"setting {key!r} is missing")
-    _check_kinds(profile, lines)
+    _check_values(profile, lines)
     per_task = next((value for key, value in tree.value if key.value == "per_task"), None)
     of_task = {key.value: _lines(value, "setting", SETTINGS) for key, value in per_task.value} if per_task else {}
     task_lines = _lines(per_task, "task", task_names()) if per_task else {}
-    _check_names(profile, lines)
     alone = {key: value for key, value in profile.items() if key not in TASKS}
     for task in dict.fromkeys([*tasks_of(profile), *task_lines]):
         at = {**lines, **of_task.get(task, {})}
@@ -176,32 +186,30 @@ def _checked(tree: yaml.MappingNode, profile: dict[str, Any]) -> dict[str, Any]:
     return profile
 
 
-def _check_kinds(profile: dict[str, Any], lines: dict[str, int]) -> None:
-    """Types of the keys that are no settings of RunSpec, which checks its own."""
-    for key, (kind, item) in KINDS.items():
-        value = profile.get(key, kind())
-        good = isinstance(value, kind) and all(type(v) is item for v in (value if kind is list else value.values()))
-        if not good or (key in profile and not value):
-            what = f"{kind.__name__} of {item.__name__}, not empty"
-            raise _ProfileError(lines[key], f"{key} {value!r} is not valid; valid: {what}")
-    for key, valid in TEXTS.items():
-        if type(profile.get(key, "")) is not str:
-            raise _ProfileError(lines[key], f"{key} {profile[key]!r} is not valid; valid: {valid}")
+def _check_values(profile: dict[str, Any], lines: dict[str, int]) -> None:
+    """Values of the keys that are no settings of RunSpec, which checks its own."""
+    for key, value in profile.items():
+        with _at(lines[key]):
+            check_value(key, value)
+            if key in KINDS and not value:
+                raise InputError(f"{key} {value!r} is not valid; valid: not empty")
 
 
-def _check_names(profile: dict[str, Any], lines: dict[str, int]) -> None:
-    """Names of tasks, and lengths of lists."""
-    for key in TASKS:
-        for task in profile.get(key, []):
-            with _at(lines[key]):
-                check_choice("task", task, task_names())
-    if "ranking_task" in profile:
-        with _at(lines["ranking_task"]):
-            ranking = [name for name in task_names() if get_task(name).kind == "ranking"]
-            check_choice("ranking task", profile["ranking_task"], ranking)
-    for size in profile.get("list_sizes", []):
-        with _at(lines["list_sizes"]):
-            RunSpec(task=RANKING, list_size=size)
+def check_value(key: str, value: Any) -> None:
+    """InputError for a value that `key` of a profile cannot have; settings of RunSpec are checked by RunSpec."""
+    kind, item = KINDS.get(key, (object, object))
+    items = list(value) if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else []
+    if not isinstance(value, kind) or (key in KINDS and not all(type(one) is item for one in items)):
+        raise InputError(f"{key} {value!r} is not valid; valid: {kind.__name__} of {item.__name__}, not empty")
+    if key in TEXTS and type(value) is not str:
+        raise InputError(f"{key} {value!r} is not valid; valid: {TEXTS[key]}")
+    if key in KINDS and kind is list and (twice := [one for one in items if items.count(one) > 1]):
+        raise InputError(f"{key} {value!r} holds {twice[0]!r} more than once; valid: each once")
+    if key in NAMED:
+        for name in value if kind is not object else [value]:
+            check_choice("ranking task" if kind is object else "task", name, NAMED[key])
+    for size in value if key == "list_sizes" else []:
+        RunSpec(task=RANKING, list_size=size)
 
 
 def _lines(tree: yaml.MappingNode, what: str, valid: list[str]) -> dict[str, int]:

@@ -9,6 +9,7 @@ from itertools import product
 import pandas as pd
 
 from gemma_encoder.errors import check_choice
+from gemma_encoder.experiments.run import split
 from gemma_encoder.experiments.spec import RunSpec, spec_fields
 from gemma_encoder.experiments.sweep import sweep
 from gemma_encoder.reports.statistics import Summary, seed_means, summary
@@ -64,13 +65,23 @@ def score_label(tasks: Sequence[str]) -> str:
 
 
 @cache
-def floors(name: str, data: str) -> dict[str, float]:
+def floors(name: str, data: str, evaluate_on: str = "validation") -> dict[str, float]:
     """What needs no model on a task, in points; over all its validation splits, as a run is scored."""
-    task, splits = get_task(name), dict(load(get_task(name), data))
+    task = get_task(name)
+    held = evaluate_on == "holdout"
+    splits = dict(split(RunSpec(task=name, data=data, evaluate_on=evaluate_on)) if held else load(task, data))
     train = splits.pop("train")
     return {
         label: score(task, joined({split: floor(task, train, rows) for split, rows in splits.items()}))
         for label, floor in (("majority", majority), ("bag of words", bag_of_words))
+    }
+
+
+def floors_of(runs: pd.DataFrame, data: str) -> dict[str, dict[str, float]]:
+    """`floors` of every task of `runs`, over the rows that these were scored on."""
+    return {
+        name: floors(name, data, part["run"].iloc[0].spec.evaluate_on)
+        for name, part in runs.groupby("task", sort=False)
     }
 
 
@@ -81,9 +92,9 @@ def spread(of: Summary) -> str:
 
 def display_scores(runs: pd.DataFrame, data: str) -> None:
     """Every task: each variant's mean over seeds, beside what needs no model."""
-    rows = []
+    rows, floor = [], floors_of(runs, data)
     for name, of_task in runs.groupby("task", sort=False):
-        row = {"task": f"{get_task(name).title} ({origin(data)})"} | floors(name, data)
+        row = {"task": f"{get_task(name).title} ({origin(data)})"} | floor[name]
         for variant, part in of_task.groupby("variant", sort=False):
             row[variant] = spread(summary(part["score"]))
         rows.append(row)
@@ -102,11 +113,12 @@ def spread_caption(runs: pd.DataFrame) -> str:
 
 def not_learnt(runs: pd.DataFrame, data: str) -> list[str]:
     """The variants whose mean is not above what needs no model, on any of the tasks."""
+    floor = floors_of(runs, data)
     below = [
         variant
         for name, of_task in runs.groupby("task", sort=False)
         for variant, mean in of_task.groupby("variant", sort=False)["score"].mean().items()
-        if mean <= max(floors(name, data).values())
+        if mean <= max(floor[name].values())
     ]
     return list(dict.fromkeys(below))
 
@@ -163,6 +175,11 @@ def protocol(runs: pd.DataFrame) -> dict[str, object]:
         "split scored": spec.evaluate_on,
         "score": "; ".join(f"{name}: mean of {', '.join(get_task(name).metrics)}" for name in runs["task"].unique()),
         "seeds": ", ".join(str(seed) for seed in runs["seed"].unique()),
+        "attention": every("attention"),
+        "pooling": every("pooling"),
+        "dropout on softmax": every("attention_dropout", "0"),
+        "dropout on feed-forward output": every("ffn_dropout", "0"),
+        "padding": every("padding"),
         "training examples": every("train_examples", "all"),
         "longest input": f"{every('max_length')} tokens",
         "truncated examples": max(int(run.environment["truncated"]) for run in results),

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.paths import NOTEBOOKS
+from gemma_encoder.yaml_values import from_yaml
 
 SIMPLE = {
     "int": int,
@@ -159,20 +158,3 @@ def _comments(source: str) -> dict[int, str]:
     """Trailing comments by line number."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML in which 2e-5 is a number, as everyone who types a learning rate expects."""
-
-
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def from_yaml(text: str) -> Any:
-    """What a person means by `text`: a number, a list, null ..., or the text itself where it is no YAML."""
-    try:
-        return yaml.load(text, Loader=_Yaml)
-    except yaml.YAMLError:
-        return text

@@ -7,12 +7,17 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from gemma_encoder.dropout import check_rate
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.loading import checkpoint_path, model_digest
-from gemma_encoder.profiles import FIRST, KINDS, RANKING, SETTINGS, TASKS, check_settings, specs
-from gemma_encoder.reports.notebooks import Parameter, check, fits, from_yaml, parameters
-from gemma_encoder.tasks import get_task, load, tasks_in
+from gemma_encoder.profiles import FIRST, KINDS, RANKING, SETTINGS, TASKS, check_settings, check_value, specs
+from gemma_encoder.reports.notebooks import Parameter, check, fits, parameters
+from gemma_encoder.tasks import get_task, load, task_names, tasks_in
+from gemma_encoder.yaml_values import from_yaml
+
+LEAST = {"workers": 0, "margin": 0.0}  # of parameters that are no settings of a run
+ADAPTATION = {"attention", "pooling", "attention_dropout", "ffn_dropout", "padding"}
 
 
 def given_parameters(names: Sequence[str], profile: Mapping[str, Any], pairs: Sequence[str]) -> dict[str, dict]:
@@ -34,6 +39,7 @@ def given_parameters(names: Sequence[str], profile: Mapping[str, Any], pairs: Se
         wanted = {found[key].type for found in declared.values() if key in found}
         value = from_yaml(text)
         plain_text = any(not fits(value, kind) and fits(text, kind) for kind in wanted)
+        check_value(key, text if plain_text else value)
         added[check_choice("setting", key, every)] = text if plain_text else value
     settings = {**profile, **added}
     specs({key: value for key, value in settings.items() if key in (*SETTINGS, *KINDS)})
@@ -44,7 +50,8 @@ def given_parameters(names: Sequence[str], profile: Mapping[str, Any], pairs: Se
         values = {key: value for key, value in known.items() if key in found}
         if "more" in found:
             rest = {key: value for key, value in settings.items() if key in SETTINGS and key not in (*found, "data")}
-            values["more"] = rest | values.get("more", {})
+            more = values.get("more", {})
+            values["more"] = rest | more if isinstance(more, dict) else more  # check() names what is no dict
         given[name] = check(name, {key: value for key, value in values.items() if value != found[key].default})
     return given
 
@@ -70,6 +77,7 @@ def check_inputs(given: Mapping[str, Mapping[str, Any]]) -> None:
     models, rows = set(), set()
     for name, changed in given.items():
         values = {key: found.default for key, found in parameters(name).items()} | dict(changed)
+        _check_parameters(name, values)
         if double := sorted(values.get("more", {}).keys() & values.keys()):
             raise InputError(f"more holds {', '.join(double)}; valid: as parameters of their own in notebook {name}")
         for key in ("seeds", "list_sizes", *TASKS):
@@ -90,6 +98,28 @@ def check_inputs(given: Mapping[str, Mapping[str, Any]]) -> None:
             model_digest(model)  # asks the hub
     for task, data in rows:
         load(get_task(task), data)
+
+
+def _check_parameters(name: str, values: Mapping[str, Any]) -> None:
+    """What a parameter cannot be, whatever the task."""
+    for key, value in values.items():
+        check_value(key, value)
+        if key in LEAST and value < LEAST[key]:
+            raise InputError(f"{key} {value!r} is too small; valid: at least {LEAST[key]}")
+    for task in values.get("per_task", {}):
+        check_choice("task", task, task_names())
+    rates = values.get("rates", [0.0, 0.1])
+    for rate in rates:
+        check_rate("rate", rate)
+    if len({*rates}) < len(rates) or not {0.0, 0.1} <= {*rates}:
+        raise InputError(f"rates {rates!r} are not valid; valid: 0 and 0.1, which the paper compares, and others once")
+    if "tasks" in values:  # an ablation
+        of_task = [key for own in values.get("per_task", {}).values() for key in own]
+        if fixed := sorted(ADAPTATION & {*values.get("more", {}), *of_task}):
+            raise InputError(
+                f"{', '.join(fixed)} cannot be set in notebook {name}, which varies the adaptation or keeps it at the "
+                "paper's; valid: in a notebook about a benchmark"
+            )
 
 
 def _check_spec(task: str, values: Mapping[str, Any], list_size: int) -> None:

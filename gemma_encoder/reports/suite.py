@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from gemma_encoder.loading import load_tokenizer
-from gemma_encoder.reports.ablation import display_results, floors, origin, spread, spread_caption
+from gemma_encoder.reports.ablation import display_results, floors_of, origin, spread, spread_caption
 from gemma_encoder.reports.claims import MODEL
 from gemma_encoder.reports.published import MARKS, Published, published, value
 from gemma_encoder.reports.statistics import Summary, seed_means, summary
 from gemma_encoder.reports.tables import UNKNOWN, difference, display_table
-from gemma_encoder.tasks import encode, get_task, load
+from gemma_encoder.tasks import GLUE, SUPERGLUE, encode, get_task, load
 
 SHOWN = 160  # characters of a row
 LITERATURE = {"rte_superglue": "superglue_rte"}  # what the published numbers call a task
+SEVERAL = [task.name for task in (*GLUE, *SUPERGLUE) if len(task.metrics) > 1]  # whose metric is always named
 # Where the paper's average stands: that of GLUE is the value that closes its ablations.
 AVERAGE = {
     "glue": {"place": "Table 6", "attention": "bidirectional", "pooling": "mean"},
@@ -45,9 +46,10 @@ def display_rows(tasks: Sequence[str], data: str, model: str) -> None:
 
 def display_suite(runs: pd.DataFrame, data: str) -> None:
     """Every task and their average: what needs no model, and the scores of `runs`."""
+    floor = floors_of(runs, data)
     rows = [
         {"task": get_task(name).title}
-        | floors(name, data)
+        | floor[name]
         | {variant: spread(summary(part["score"])) for variant, part in of_task.groupby("variant", sort=False)}
         for name, of_task in runs.groupby("task", sort=False)
     ]
@@ -112,7 +114,7 @@ def _cell(rows: pd.DataFrame) -> str:
 
 def _number(row: tuple, first: bool) -> str:
     """A value with its metric, unless that goes without saying, and with its source where it is a further one."""
-    plain = row.metric in ("accuracy", "average") or row.task == "cola"
+    plain = (row.metric in ("accuracy", "average") and row.task not in SEVERAL) or row.task == "cola"
     metric, source = "" if plain else f" {row.metric.replace('_', ' ')}", "" if first else f" ({row.source_id})"
     return f"{row.value:.1f}{metric}{source}"
 
@@ -176,6 +178,6 @@ def display_metrics(runs: pd.DataFrame) -> None:
     display_results(pd.DataFrame(rows), f"Every metric by itself. {spread_caption(runs)}", runs)
 
 
-def suite_floor(tasks: Sequence[str], data: str) -> Mapping[str, float]:
-    """The better of both floors, task by task."""
-    return {name: max(floors(name, data).values()) for name in tasks}
+def suite_floor(runs: pd.DataFrame, data: str) -> Mapping[str, float]:
+    """The better of both floors of every task of `runs`."""
+    return {name: max(floor.values()) for name, floor in floors_of(runs, data).items()}

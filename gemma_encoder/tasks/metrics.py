@@ -162,12 +162,13 @@ def _checked_values(task: Task, predictions: NDArray, references: NDArray) -> tu
             "valid: one value per row in both"
         )
     _check_length(len(predictions), len(references))
-    _check_values(task, "prediction", predictions)
-    _check_values(task, "reference", references)
+    check_values(task, "prediction", predictions)
+    check_values(task, "reference", references)
     return predictions, references
 
 
-def _check_values(task: Task, what: str, values: NDArray) -> None:
+def check_values(task: Task, what: str, values: NDArray) -> None:
+    """InputError naming the first of `values (rows,)` that is no class, or no finite number, of the task."""
     if task.labels:
         valid = f"integers from 0 to {len(task.labels) - 1}"
         good = np.isin(values, range(len(task.labels))) if values.dtype.kind in "iu" else np.zeros(len(values), bool)

@@ -11,7 +11,7 @@ import random
 from datasets import Dataset
 
 from gemma_encoder.errors import InputError
-from gemma_encoder.tasks.ranking_metrics import DEPTH
+from gemma_encoder.tasks.ranking_metrics import all_grades
 from gemma_encoder.tasks.task import HubSource, Task, register
 
 LISTED = ("passage", "label", "passage_id", "bm25_rank")  # the columns with one entry a candidate
@@ -76,7 +76,8 @@ def training_lists(task: Task, rows: Dataset, list_size: int, seed: int) -> Data
 def first_candidates(rows: Dataset, count: int) -> Dataset:
     """The rows with no more candidates than the first `count` of BM25, as the standard reranking setting has 100.
 
-    What lies behind still belongs to the best order that nDCG@10 is held against: `ideal_grades` is of all passages.
+    What lies behind still counts: nDCG@10 is held against the best order of all passages, and recall against all that
+    are relevant, so `ideal_grades` keeps their grades.
     InputError for a row whose passages have no such rank.
     """
     kept = []
@@ -84,7 +85,7 @@ def first_candidates(rows: Dataset, count: int) -> Dataset:
         places = [place for place, rank in enumerate(row["bm25_rank"]) if rank is not None and rank <= count]
         if not places:
             raise InputError(f"row {at} (counted from 0) has no bm25_rank from 1 to {count}; valid: candidates 0, all")
-        ideal = row["ideal_grades"] or sorted(row["label"], reverse=True)[:DEPTH]
+        ideal = [grade for grade in all_grades(row["label"], row["ideal_grades"]) if grade]
         cut = {name: [row[name][place] for place in places] for name in LISTED}
         kept.append(row | cut | {"ideal_grades": ideal})
     return Dataset.from_list(kept, rows.features)

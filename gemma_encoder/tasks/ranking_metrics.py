@@ -7,7 +7,8 @@ Sources: MS MARCO (MRR@10), trec_eval (ndcg_cut_10 with gain = grade, recall_10)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, ClassVar
 
@@ -35,11 +36,17 @@ def _dcg(gains: list[float]) -> float:
     return sum(gain / np.log2(rank + 1) for rank, gain in enumerate(gains[:DEPTH], 1))
 
 
+def all_grades(grades: Iterable[int], ideal: Iterable[int]) -> list[int]:
+    """The grades of a query, the best first, from those of its passages and the best of all: each as often as known."""
+    return sorted((Counter(grades) | Counter(ideal)).elements(), reverse=True)
+
+
 class RankingMetric(InMemoryMetric):
     """The mean over queries of `query`.
 
-    A prediction is one score a passage. A reference is {"grades": one grade a passage, "ideal": the best grades of the
-    query ([] where all of them are among the passages), "relevant": the least grade that counts as relevant}.
+    A prediction is one score a passage. A reference is {"grades": one grade a passage, "ideal": the grades of all
+    judged passages of the query, the best ten at least ([] where all are in the list), "relevant": the least grade that
+    counts as relevant}.
     """
 
     columns: ClassVar = {
@@ -85,14 +92,18 @@ class Ndcg10(RankingMetric):
 
     @staticmethod
     def query(scores: list[float], reference: Mapping[str, Any]) -> float:
-        best = _dcg(sorted(reference["ideal"] or reference["grades"], reverse=True))
+        best = _dcg(all_grades(reference["grades"], reference["ideal"]))
         return _dcg(_expected_gains(scores, reference["grades"])) / best if best else 0.0
 
 
 class Recall10(RankingMetric):
-    """Recall@10: share of the relevant passages of a list that stand in its first 10; the mean over queries."""
+    """Recall@10: share of the known relevant passages of a query that stand in the first 10; the mean over queries.
+
+    Known are those of the list, and those of "ideal" that the list lacks: a shorter list is no easier.
+    """
 
     @staticmethod
     def query(scores: list[float], reference: Mapping[str, Any]) -> float:
         relevant = [float(grade >= reference["relevant"]) for grade in reference["grades"]]
-        return sum(_expected_gains(scores, relevant)[:DEPTH]) / sum(relevant) if any(relevant) else 0.0
+        known = sum(grade >= reference["relevant"] for grade in all_grades(reference["grades"], reference["ideal"]))
+        return sum(_expected_gains(scores, relevant)[:DEPTH]) / known if known else 0.0

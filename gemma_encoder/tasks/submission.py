@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.tasks.diagnostics import DIAGNOSTICS
 from gemma_encoder.tasks.glue import GLUE
+from gemma_encoder.tasks.metrics import check_values
 from gemma_encoder.tasks.superglue import SUPERGLUE
 from gemma_encoder.tasks.task import Task
 
@@ -34,12 +37,14 @@ def write_submission(
 
     predictions: one a row, as `outputs.predictions_of` gives them; indices: the column `idx` of those rows.
     split: one of `test_splits`; those of MNLI are two files.
-    Raises InputError for a task of neither benchmark, and for unequal lengths.
+    Raises InputError for a task of neither benchmark, for unequal lengths, and for an answer that the task has not.
     """
     check_choice("task of GLUE or SuperGLUE", task.name, FILES)
     check_choice("split", split, test_splits(task))
     if len(predictions) != len(indices):
         raise InputError(f"{len(predictions)} predictions for {len(indices)} rows; valid: one for every row")
+    if task.kind in ("classification", "regression"):
+        check_values(task, "prediction", np.asarray(predictions))
     lines = _tsv(task, predictions, indices) if task.suite == "glue" else _jsonl(task, predictions, indices)
     part = {"test": "", "test_matched": "-m", "test_mismatched": "-mm"}[split]
     path = folder / f"{FILES[task.name]}{part}.{'tsv' if task.suite == 'glue' else 'jsonl'}"
