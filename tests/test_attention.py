@@ -219,11 +219,10 @@ def test_compiled_equals_eager_and_new_lengths_compile_nothing(both_paths, make_
 def test_what_runs_is_what_the_table_says(
     tiny_decoder, make_batch, monkeypatch, family, rate, return_weights, unpadded
 ):
-    ran = []
+    model, ran = GemmaEncoder.from_decoder(tiny_decoder(family), attention_dropout=rate, unpadded=unpadded).train(), []
     for name, owner, function in (("formula", attention_module, formula), ("sdpa", F, F.scaled_dot_product_attention)):
         spy = functools.partial(lambda name, function, *args, **kw: ran.append(name) or function(*args, **kw), name)
         monkeypatch.setattr(owner, function.__name__, functools.partial(spy, function))
-    model = GemmaEncoder.from_decoder(tiny_decoder(family), attention_dropout=rate, unpadded=unpadded).train()
     model(*make_batch([5, 3]), output_attentions=return_weights)
     softcap = model.config.decoder.attn_logit_softcapping if family == "gemma2" else None
     assert set(ran) == {"formula" if return_weights else path(softcap).split()[0]}

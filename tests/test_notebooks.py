@@ -71,7 +71,8 @@ def test_it_keeps_the_contract(name):
 
 
 def test_every_setting_of_the_profile_is_used():
-    declared = {key for name in NAMES for key in parameters(name)}
+    found = [parameters(name) for name in NAMES]
+    declared = {key for of in found for key in [*of, *(of["more"].default if "more" in of else [])]}
     assert set(load_profile("tiny")) - {"notebooks"} <= declared
 
 

@@ -126,8 +126,9 @@ def test_a_window_that_no_row_fills_is_named(tiny_decoder):
 
 
 def test_pads_that_are_read(tiny_decoder, monkeypatch):
+    model = GemmaEncoder.from_decoder(tiny_decoder("llama"), unpadded=False)
     monkeypatch.setattr(gemma_encoder.model, "look", lambda real, *rest, **kw: look(torch.ones_like(real), *rest, **kw))
-    found = failing(GemmaEncoder.from_decoder(tiny_decoder("llama"), unpadded=False))
+    found = failing(model)
     assert {"ids at pads, right", "ids at pads, left", "a row alone and in a batch"} <= set(found)
 
 
