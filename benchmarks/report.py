@@ -138,7 +138,7 @@ def _dash(cell: object) -> object:
 
 def _figure(fig, alt: str) -> str:
     image, width = png(fig, alt)
-    return f'<p><img src="data:image/png;base64,{image}" width="{width}" alt="{escape(alt)}"></p>'
+    return f'<figure><img src="data:image/png;base64,{image}" width="{width}" alt="{escape(alt)}"></figure>'
 
 
 def factors(rows: Sequence[Row], title: str) -> str:
