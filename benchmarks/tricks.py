@@ -63,9 +63,7 @@ def tricks(data: Path | None, quick: bool) -> list[Row]:
     for shape in shapes:
         for what, replacements in REPLACEMENTS.items():
             cases[f"{shape}: training, {what}"] = without(shape, rows, replacements)
-    cases[f"{shapes[0]}, BoolQ: training, dropout of 16 bits a value"] = without(
-        shapes[0], work("BoolQ", 16, data), DROPOUT
-    )
+    cases[f"{TINY}, BoolQ: training, dropout of 16 bits a value"] = without(TINY, work("BoolQ", 16, data), DROPOUT)
     table = []
     for case, pair in cases.items():
         taken = take_turns({name: clocked(call) for name, call in pair.items()}, 1 if quick else 5)

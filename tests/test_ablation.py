@@ -103,6 +103,14 @@ def test_tables_name_tasks_floors_and_protocol_and_no_path(asked, capsys):
     assert ablation.score_label(["a", "b"]) == "mean score over 2 tasks (points)"
 
 
+def test_the_card_has_the_largest_spread_over_batches(asked):
+    runs = ablation.run_variants(VARIANTS, ["rte"], [1])
+    assert ablation.protocol(runs)["the same rows in other batches"] == "equal: float32"
+    for run, spread in zip(runs["run"], ("9.50", "10.20"), strict=True):
+        run.environment["batch_spread"] = spread
+    assert ablation.protocol(runs)["the same rows in other batches"] == "10.20 points apart at most"
+
+
 def test_a_cell_has_mean_interval_and_standard_deviation():
     assert ablation.spread(summary([80, 82, 84])).replace(ablation.NBSP, " ") == "82.0 ± 5.0 (sd 2.0)"
     assert ablation.spread(summary([80])) == "80.0"

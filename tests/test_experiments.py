@@ -275,7 +275,8 @@ def test_bfloat16_rounds_the_passes_and_keeps_the_weights(tmp_path):
 
 def test_the_spread_over_batches_is_that_of_the_scores():
     scores = {128: 81.25, 42: 80.5}
-    assert run_module._batch_spread(lambda batch_size: SimpleNamespace(score=scores[batch_size])) == "0.75"
+    found = {size: SimpleNamespace(score=score) for size, score in scores.items()}
+    assert run_module._batch_spread(lambda batch_size: found[batch_size], found[128]) == "0.75"
 
 
 def test_on_a_machine_with_several_gpus_an_update_has_the_examples_of_the_spec(tmp_path, monkeypatch):

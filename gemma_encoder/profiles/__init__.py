@@ -34,8 +34,9 @@ NAMED = {  # keys whose values name tasks, and which may be named
     "tasks": task_names(),
     "glue_tasks": [task.name for task in GLUE],
     "superglue_tasks": [task.name for task in SUPERGLUE],
-    "ranking_task": [name for name in task_names() if get_task(name).kind == "ranking"],
+    "per_task": task_names(),
 }
+RANKING_TASKS = [name for name in task_names() if get_task(name).kind == "ranking"]
 FIRST = "cola"  # what the notebook learns that shows how it is done, and has no list of tasks
 RANKING = "msmarco"  # the ranking task where none is named
 TEXTS = {
@@ -68,8 +69,6 @@ def load_profile(name: str, folder: Path = FOLDER) -> dict[str, Any]:
 
 def specs(profile: dict[str, Any]) -> list[RunSpec]:
     """The fine-tuning of every task with every seed of a loaded profile; variants of an ablation come on top."""
-    for task in profile.get("per_task", {}):
-        check_choice("task", task, task_names())
     shared = {key: value for key, value in profile.items() if key in SETTINGS}
     return [
         RunSpec(task=task, seed=seed, **shared | _own(profile, task))
@@ -81,8 +80,6 @@ def specs(profile: dict[str, Any]) -> list[RunSpec]:
 def _own(profile: dict[str, Any], task: str) -> dict[str, Any]:
     """The settings that `per_task` has for one task."""
     own = profile.get("per_task", {}).get(task, {})
-    if not isinstance(own, dict):
-        raise InputError(f"per_task of {task} {own!r} is not valid; valid: a dict of settings")
     check_settings(own)
     return own
 
@@ -171,10 +168,10 @@ def _checked(tree: yaml.MappingNode, profile: dict[str, Any]) -> dict[str, Any]:
     for key in ("model", "data", "tasks", "seeds"):
         if key not in profile:
             raise _ProfileError(1, f"setting {key!r} is missing")
-    _check_values(profile, lines)
     per_task = next((value for key, value in tree.value if key.value == "per_task"), None)
+    task_lines = _lines(per_task, "task", task_names()) if isinstance(per_task, yaml.MappingNode) else {}
+    _check_values(profile, lines)
     of_task = {key.value: _lines(value, "setting", SETTINGS) for key, value in per_task.value} if per_task else {}
-    task_lines = _lines(per_task, "task", task_names()) if per_task else {}
     alone = {key: value for key, value in profile.items() if key not in TASKS}
     for task in dict.fromkeys([*tasks_of(profile), *task_lines]):
         at = {**lines, **of_task.get(task, {})}
@@ -197,19 +194,27 @@ def _check_values(profile: dict[str, Any], lines: dict[str, int]) -> None:
 
 def check_value(key: str, value: Any) -> None:
     """InputError for a value that `key` of a profile cannot have; settings of RunSpec are checked by RunSpec."""
-    kind, item = KINDS.get(key, (object, object))
-    items = list(value) if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else []
-    if not isinstance(value, kind) or (key in KINDS and not all(type(one) is item for one in items)):
-        raise InputError(f"{key} {value!r} is not valid; valid: {kind.__name__} of {item.__name__}, not empty")
     if key in TEXTS and type(value) is not str:
         raise InputError(f"{key} {value!r} is not valid; valid: {TEXTS[key]}")
-    if key in KINDS and kind is list and (twice := [one for one in items if items.count(one) > 1]):
+    if key in KINDS:
+        _check_kind(key, value)
+    for name in value if key in NAMED else []:
+        check_choice("task", name, NAMED[key])
+    if key == "ranking_task":
+        check_choice("ranking task", value, RANKING_TASKS)
+    if key == "list_sizes":
+        for size in value:
+            RunSpec(task=RANKING, list_size=size)
+
+
+def _check_kind(key: str, value: Any) -> None:
+    """Types of a list or dict and of its items, and no item twice."""
+    kind, item = KINDS[key]
+    items = list(value.values()) if isinstance(value, dict) else value
+    if not (isinstance(value, kind) and all(type(one) is item for one in items)):
+        raise InputError(f"{key} {value!r} is not valid; valid: {kind.__name__} of {item.__name__}, not empty")
+    if kind is list and (twice := [one for one in items if items.count(one) > 1]):
         raise InputError(f"{key} {value!r} holds {twice[0]!r} more than once; valid: each once")
-    if key in NAMED:
-        for name in value if kind is not object else [value]:
-            check_choice("ranking task" if kind is object else "task", name, NAMED[key])
-    for size in value if key == "list_sizes" else []:
-        RunSpec(task=RANKING, list_size=size)
 
 
 def _lines(tree: yaml.MappingNode, what: str, valid: list[str]) -> dict[str, int]:

@@ -72,7 +72,7 @@ def floors(name: str, data: str, evaluate_on: str = "validation") -> dict[str, f
     splits = dict(split(RunSpec(task=name, data=data, evaluate_on=evaluate_on)) if held else load(task, data))
     train = splits.pop("train")
     return {
-        label: score(task, joined({split: floor(task, train, rows) for split, rows in splits.items()}))
+        label: score(task, joined({part: floor(task, train, rows) for part, rows in splits.items()}))
         for label, floor in (("majority", majority), ("bag of words", bag_of_words))
     }
 
@@ -163,8 +163,7 @@ def protocol(runs: pd.DataFrame) -> dict[str, object]:
     results = list(runs["run"])
     spec, environment = results[0].spec, results[0].environment
     seconds = pd.Series([run.timing["train_seconds"] for run in results])
-
-    spreads = [run.environment["batch_spread"] for run in results if "batch_spread" in run.environment]
+    spreads = [float(run.environment["batch_spread"]) for run in results if "batch_spread" in run.environment]
 
     def every(name: str, unset: str = "") -> str:
         values = dict.fromkeys(getattr(run.spec, name) for run in results)
@@ -193,7 +192,7 @@ def protocol(runs: pd.DataFrame) -> dict[str, object]:
         "warm start": "none",
         "intervals": "Student t over seeds, 95 %",
         "attention computed by": environment["attention_path"],
-        "the same rows in other batches": f"{max(spreads)} points apart at most" if spreads else "equal: float32",
+        "the same rows in other batches": f"{max(spreads):.2f} points apart at most" if spreads else "equal: float32",
         "torch": environment["torch"],
         "transformers": environment["transformers"],
         "seconds a run (median)": round(float(seconds.median()), 1),

@@ -13,7 +13,7 @@ from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.loading import checkpoint_path, model_digest
 from gemma_encoder.profiles import FIRST, KINDS, RANKING, SETTINGS, TASKS, check_settings, check_value, specs
 from gemma_encoder.reports.notebooks import Parameter, check, fits, parameters
-from gemma_encoder.tasks import get_task, load, task_names, tasks_in
+from gemma_encoder.tasks import get_task, load, tasks_in
 from gemma_encoder.yaml_values import from_yaml
 
 LEAST = {"workers": 0, "margin": 0.0}  # of parameters that are no settings of a run
@@ -47,12 +47,11 @@ def given_parameters(names: Sequence[str], profile: Mapping[str, Any], pairs: Se
     given = {}
     for name, found in declared.items():
         known = {**defaults, **settings, **_ranking_data(added, found)}
-        values = {key: value for key, value in known.items() if key in found}
+        values = check(name, {key: value for key, value in known.items() if key in found})
         if "more" in found:
             rest = {key: value for key, value in settings.items() if key in SETTINGS and key not in (*found, "data")}
-            more = values.get("more", {})
-            values["more"] = rest | more if isinstance(more, dict) else more  # check() names what is no dict
-        given[name] = check(name, {key: value for key, value in values.items() if value != found[key].default})
+            values["more"] = rest | values.get("more", {})
+        given[name] = {key: value for key, value in values.items() if value != found[key].default}
     return given
 
 
@@ -106,13 +105,8 @@ def _check_parameters(name: str, values: Mapping[str, Any]) -> None:
         check_value(key, value)
         if key in LEAST and value < LEAST[key]:
             raise InputError(f"{key} {value!r} is too small; valid: at least {LEAST[key]}")
-    for task in values.get("per_task", {}):
-        check_choice("task", task, task_names())
-    rates = values.get("rates", [0.0, 0.1])
-    for rate in rates:
-        check_rate("rate", rate)
-    if len({*rates}) < len(rates) or not {0.0, 0.1} <= {*rates}:
-        raise InputError(f"rates {rates!r} are not valid; valid: 0 and 0.1, which the paper compares, and others once")
+    if "rates" in values:
+        _check_rates(values["rates"])
     if "tasks" in values:  # an ablation
         of_task = [key for own in values.get("per_task", {}).values() for key in own]
         if fixed := sorted(ADAPTATION & {*values.get("more", {}), *of_task}):
@@ -120,6 +114,14 @@ def _check_parameters(name: str, values: Mapping[str, Any]) -> None:
                 f"{', '.join(fixed)} cannot be set in notebook {name}, which varies the adaptation or keeps it at the "
                 "paper's; valid: in a notebook about a benchmark"
             )
+
+
+def _check_rates(rates: Sequence[float]) -> None:
+    """The rates of dropout that are compared."""
+    for rate in rates:
+        check_rate("rate", rate)
+    if len({*rates}) < len(rates) or not {0.0, 0.1} <= {*rates}:
+        raise InputError(f"rates {rates!r} are not valid; valid: 0 and 0.1, which the paper compares, and others once")
 
 
 def _check_spec(task: str, values: Mapping[str, Any], list_size: int) -> None:
