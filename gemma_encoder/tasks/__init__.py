@@ -6,7 +6,7 @@ from gemma_encoder.tasks.encode import collate, encode
 from gemma_encoder.tasks.floors import bag_of_words, bm25, majority
 from gemma_encoder.tasks.glue import GLUE
 from gemma_encoder.tasks.holdout import hold_out
-from gemma_encoder.tasks.metrics import METRICS, average, compute, joined, score
+from gemma_encoder.tasks.metrics import METRICS, compute, joined, score
 from gemma_encoder.tasks.outputs import head_of, logits_of, loss_of, predictions_of, references_of
 from gemma_encoder.tasks.ranking import RANKING, first_candidates, training_lists
 from gemma_encoder.tasks.sources import digest, load, load_test, tasks_in
@@ -23,7 +23,6 @@ __all__ = [
     "HubSource",
     "Task",
     "answers",
-    "average",
     "bag_of_words",
     "bm25",
     "collate",

@@ -129,17 +129,6 @@ def score(task: Task, values: Mapping[str, float]) -> float:
     return 100 * sum(values[name] for name in names) / len(names)
 
 
-def average(tasks: Sequence[Task], scores: Mapping[str, float]) -> float:
-    """The average of a benchmark, in points: the plain mean of the scores of its tasks, by name.
-
-    `average(GLUE, ...)` is GLUE's own, WNLI included; many papers leave WNLI out, and say so: pass the other eight.
-    Diagnostic sets (AX, AX-b, AX-g) are in no average. Raises InputError for tasks without a score.
-    """
-    if missing := [task.name for task in tasks if task.name not in scores]:
-        raise InputError(f"no score for {', '.join(missing)}; valid: one for each of {len(tasks)} tasks")
-    return sum(scores[task.name] for task in tasks) / len(tasks)
-
-
 def _check_length(predictions: int, references: int) -> None:
     if predictions != references:
         raise InputError(f"{predictions} predictions for {references} references; valid: one for every row in both")

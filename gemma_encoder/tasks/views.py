@@ -8,6 +8,7 @@ adds the place.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from reprlib import repr as short
@@ -18,6 +19,7 @@ from datasets import List, Value
 from gemma_encoder.errors import InputError
 
 Row = Mapping[str, Any]
+GAP = "@placeholder"  # where the answer belongs in a query of ReCoRD
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ def _record(row: Row) -> dict[str, Any]:
         raise InputError(f"column 'entities' holds {short(found)}; valid: a list of texts")
     if not answers:
         raise InputError("column 'answers' is empty; valid: at least one of the entities")
+    if _checked(row, "query", str).count(GAP) != 1:
+        raise InputError(f"query {short(row['query'])} has {row['query'].count(GAP)} gaps; valid: one {GAP}")
     entities = list(dict.fromkeys(found))
     if unknown := [answer for answer in answers if answer not in entities]:
         raise InputError(f"answer {short(unknown[0])} is no entity of the passage; valid: {short(entities)}")
@@ -130,6 +134,9 @@ def _ranking(row: Row) -> dict[str, Any]:
         if type(passage.get("bm25_rank")) not in (int, type(None)):
             given = short(passage["bm25_rank"])
             raise InputError(f"bm25_rank {given} of passage {at} (counted from 0); valid: an integer, or null")
+    names = [str(passage["passage_id"]) for passage in passages]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"passage_id {short(twice[0])} names several passages of the query; valid: one")
     ideal = row.get("ideal_grades") or []
     if not isinstance(ideal, list) or any(type(grade) is not int or grade < 0 for grade in ideal):
         raise InputError(f"ideal_grades {short(ideal)}; valid: a list of integers >= 0")
@@ -138,7 +145,7 @@ def _ranking(row: Row) -> dict[str, Any]:
         "passage": [passage["text"] for passage in passages],
         "label": [passage["label"] for passage in passages],
         "query_id": str(row["query_id"]),
-        "passage_id": [str(passage["passage_id"]) for passage in passages],
+        "passage_id": names,
         "bm25_rank": [passage.get("bm25_rank") for passage in passages],
         "ideal_grades": ideal,
     }
