@@ -39,10 +39,10 @@ def asked(monkeypatch):
     def sweep(specs, workers):
         seen.extend(specs)
         scores = [10.0 * spec.seed + (spec.attention == "bidirectional") for spec in specs]
-        timing, environment = {"train_seconds": 2.0}, {"truncated": "0", "attention_path": "formula"}
+        timing, environment = {"train_seconds": 2.0}, {"truncated": "0", "training_rows": "7"}
         environment |= {"torch": "2", "transformers": "5"}
         return [
-            RunResult(spec, {}, score, [], timing, environment, Path("nowhere"))
+            RunResult(spec, {}, score, [], timing, environment | {"attention_path": spec.padding}, Path("nowhere"))
             for spec, score in zip(specs, scores, strict=True)
         ]
 
@@ -90,7 +90,7 @@ def test_tables_name_tasks_floors_and_protocol_and_no_path(asked, capsys):
     runs = ablation.run_variants(VARIANTS, ["rte"], [1, 2], model="/somewhere/of/mine/", learning_rate=0.002)
     ablation.display_scores(runs, "builtin")
     line = capsys.readouterr().out
-    assert "Split scored: validation. Score: rte: mean of accuracy. Seeds: 1, 2. Checkpoint: last update" in line
+    assert "Split scored: validation. Score: rte: accuracy. Seeds: 1, 2. Checkpoint: last update" in line
     ablation.display_protocol(runs)
     shown = line + capsys.readouterr().out
     assert "RTE (built-in twin)" in shown and "bag of words" in shown
@@ -101,6 +101,14 @@ def test_tables_name_tasks_floors_and_protocol_and_no_path(asked, capsys):
     assert ablation.where(["a"], "hub") == "One task (hub): a"
     assert ablation.score_label(["a"]) == "score on a (points)"
     assert ablation.score_label(["a", "b"]) == "mean score over 2 tasks (points)"
+
+
+def test_the_card_says_what_was_used_in_every_run(asked):
+    runs = ablation.run_variants({"none": {}, "left": {"padding": "left"}}, ["rte", "mrpc"], [1], train_examples=1200)
+    runs["run"].iloc[0].environment["training_rows"] = "5"
+    card = ablation.protocol(runs)
+    assert (card["training examples"], card["attention computed by"]) == ("rte: 5, 7; mrpc: 7", "none; left")
+    assert card["score"] == "rte: accuracy; mrpc: mean of accuracy, f1"
 
 
 def test_the_card_has_the_largest_spread_over_batches(asked):
@@ -230,6 +238,20 @@ def test_what_was_not_learnt_judges_no_claim(learnt, capsys):
         assert (f"With this training {name} does not get above" in shown) != good
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(3, 6, "paper's +4.9 lies within this interval."), (-2, 4, "paper's +4.9 lies outside this interval: this model")],
+)
+def test_a_verdict_says_whether_the_paper_could_be_right_here(capsys, low, high, said):
+    claim = CLAIMS["mask, mean"]
+    of = Paired((low + high) / 2, low, high, 5, 0.0, claim.names)
+    display_claim(claim, of, "One task")
+    assert said in capsys.readouterr().out
+    display_claim(claim, of, "One task", learnt=(True, False))
+    display_claim(CLAIMS["mask, last"], of, "One task")  # of which the paper's number is not known
+    assert "this interval" not in capsys.readouterr().out
+
+
 def test_the_caution_of_a_side_of_several_variants_says_that_it_is_one_of_them(capsys):
     claim = CLAIMS["pooling, best"]
     display_claim(claim, Paired(9, 8, 10, 5, 0.0, claim.names), "One task", learnt=(True, False))
@@ -266,7 +288,10 @@ def test_a_claim_of_equality_needs_the_interval_within_the_margin(capsys):
     assert "supported: Left and right padding" in (shown := capsys.readouterr().out) and "±1 points" in shown
     assert "what needs no model" not in shown
     display_claim(CLAIMS["padding"], near, "Mean of 1 task", learnt=(True, False))
-    assert "With this training right padding does not get above what needs no model." in capsys.readouterr().out
+    assert (
+        "With this training right padding does not get above what needs no model: this compares training"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_settings_of_a_task_go_before_those_of_all_and_after_those_of_the_variant(asked):

@@ -231,20 +231,26 @@ def test_table_has_caption_scopes_and_plain_text(monkeypatch):
     calls = []
     monkeypatch.setattr(tables, "display", lambda data, **options: calls.append(data))
     frame = pd.DataFrame(
-        {"mask": ["causal <"], "here": [84.449], "n": [3], "paper": ["not published here"], "x": [np.nan]}
+        {"mask": ["causal <", "b"], "here": [84.449, np.nan], "n": [3, 4], "paper": ["not published here", ""]}
     )
     display_table(frame, "Scores & more (points)")
     html = calls[0]["text/html"]
     assert "<caption>Scores &amp; more (points)</caption>" in html
-    assert html.count('<th scope="col">') == 5
-    assert '<th scope="row">causal &lt;</th>' in html
-    assert '<td style="text-align: right">84.4</td>' in html and ">3</td>" in html and ">–</td>" in html
+    assert html.count('<th scope="col"') == 4
+    assert '<th scope="row" style="text-align: left">causal &lt;</th>' in html
+    assert '<td style="text-align: right">84.4</td>' in html and ">3</td>" in html
     assert "84.4" in calls[0]["text/plain"] and "Scores" in calls[0]["text/plain"]
+
+
+def test_a_heading_and_a_missing_number_stand_over_the_numbers_of_their_column():
+    html = table_html(pd.DataFrame({"a": ["x", None], "b": [0.5, None], "c": [True, False]}), "caption")
+    assert [part.partition('"')[0] for part in html.split("text-align: ")[1:]] == ["left", "right", "left"] * 3
+    assert html.count(">–</t") == 2
 
 
 def test_table_rows_are_headed_by_a_named_index():
     frame = pd.DataFrame({"score": [1.0]}, index=pd.Index(["mean"], name="pooling"))
-    assert '<th scope="row">mean</th><td' in table_html(frame, "caption")
+    assert '<th scope="row" style="text-align: left">mean</th><td' in table_html(frame, "caption")
 
 
 def test_the_foot_of_a_table_is_as_wide_as_the_table():

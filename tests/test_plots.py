@@ -104,6 +104,16 @@ def test_heat_maps_share_one_scale_with_a_unit():
     assert fig.axes[2].get_xlabel() == "weight"
 
 
+@pytest.mark.parametrize("panels", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind", [bool, float])
+def test_every_title_lies_inside_its_figure(panels, kind):
+    tokens = [str(at) for at in range(14)]
+    fig = plots.matrix({f"panel {at}": np.ones((14, 14), kind) for at in range(panels)}, tokens)
+    fig.draw_without_rendering()
+    tops = [ax.title.get_window_extent().y1 for ax in fig.axes if ax.get_title()]
+    assert len(tops) == panels and max(tops) <= fig.bbox.y1
+
+
 def test_long_sentences_thin_out_their_labels():
     fig = plots.matrix({"m": np.ones((100, 100), bool)}, [f"t{k}" for k in range(100)])
     assert len(fig.axes[0].get_xticks()) <= plots.MAX_TICKS

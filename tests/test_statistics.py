@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gemma_encoder.errors import InputError
-from gemma_encoder.reports.statistics import Paired, paired, seed_means, summary, verdict, words
+from gemma_encoder.reports.statistics import Paired, above, paired, seed_means, summary, verdict, words
 
 POINTS = st.lists(st.floats(0, 100).map(lambda x: round(x, 2)), min_size=2, max_size=12)
 
@@ -74,8 +74,8 @@ def test_unequal_seeds_are_refused_by_name():
 
 def test_words_claim_a_difference_only_if_zero_is_outside():
     names = ("bidirectional", "causal")
-    above = Paired(3.14, 1.02, 5.2, 5, 0.01, names)
-    assert words(above) == "bidirectional is 3.1 points above causal (95 % interval 1.0 to 5.2, 5 paired seeds)"
+    higher = Paired(3.14, 1.02, 5.2, 5, 0.01, names)
+    assert words(higher) == "bidirectional is 3.1 points above causal (95 % interval 1.0 to 5.2, 5 paired seeds)"
     below = Paired(-3.1, -5.2, -1.0, 5, 0.01, names)
     assert words(below, better="lower").startswith("bidirectional is 3.1 points below causal (lower is better; 95 %")
     nothing = Paired(0.4, -0.9, 1.7, 5, 0.4, names)
@@ -86,6 +86,14 @@ def test_words_claim_a_difference_only_if_zero_is_outside():
     assert (
         words(single) == "no difference shown: bidirectional is 10.0 points above causal (1 paired seed, no interval)"
     )
+
+
+def test_a_value_that_no_seed_changes_is_paired_with_none():
+    scores = {3: 80.0, 5: 84.0}
+    found = above(scores, 70.0, ("the model", "the floor"))
+    assert (found.difference, found.low) == (12.0, paired(scores, {3: 70.0, 5: 70.0}).low)
+    assert words(found).endswith(" to 37.4, 2 seeds)")
+    assert words(above({3: 80.0}, 70.0)).endswith("(1 seed, no interval)")
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,8 @@ def train(spec: RunSpec, working: Path, keep: Path | None = None) -> tuple[RunRe
     resumed = any(working.glob(CHECKPOINT))
     trainer.train(resume_from_checkpoint=resumed)
     seconds = time.perf_counter() - start
-    environment = {**_environment(model), "truncated": str(cut), "resumed": str(resumed)}
+    environment = {**_environment(model), "training_rows": str(len(features["train"])), "truncated": str(cut)}
+    environment["resumed"] = str(resumed)
     if spec.precision == "bfloat16":
         environment["batch_spread"] = _batch_spread(evaluate, curve.last)
     if keep is not None:

@@ -42,10 +42,11 @@ def sweep(specs: Sequence[RunSpec], root: Path = RUNS, workers: int | None = Non
     failures: dict[RunSpec, BaseException] = {}
     if missing:
         context = multiprocessing.get_context("spawn")  # torch's thread pools do not survive a fork
-        count = min(workers or os.cpu_count() or 1, len(missing))
+        count, read = min(workers or os.cpu_count() or 1, len(missing)), len(results) - len(missing)
+        label = f"fine-tuning runs{f' ({read} more were finished before)' if read else ''}"
         with ProcessPoolExecutor(count, mp_context=context, initializer=_prepare) as pool:
             pending = {pool.submit(run, spec, root): spec for spec in missing}
-            for future in progress(as_completed(pending), len(missing), "fine-tuning runs"):
+            for future in progress(as_completed(pending), len(missing), label):
                 if error := future.exception():
                     failures[pending[future]] = error
                 else:

@@ -158,6 +158,17 @@ def display_protocol(runs: pd.DataFrame) -> None:
     display_table(table, "Protocol")
 
 
+def _score_of(name: str) -> str:
+    """How a task's score is made of its metrics."""
+    metrics = get_task(name).metrics
+    return f"{'mean of ' * (len(metrics) > 1)}{', '.join(metrics)}"
+
+
+def _rows_of(runs: pd.DataFrame) -> str:
+    """How many rows, or lists of candidates, the runs of a task were trained on."""
+    return ", ".join(dict.fromkeys(run.environment["training_rows"] for run in runs["run"]))
+
+
 def protocol(runs: pd.DataFrame) -> dict[str, object]:
     """What a reader must know to compare or repeat the numbers; a setting that differs between runs has all values."""
     results = list(runs["run"])
@@ -172,14 +183,14 @@ def protocol(runs: pd.DataFrame) -> dict[str, object]:
     return {
         "model": ", ".join(dict.fromkeys(run.spec.model.rstrip("/").rsplit("/", 1)[-1] for run in results)),
         "split scored": spec.evaluate_on,
-        "score": "; ".join(f"{name}: mean of {', '.join(get_task(name).metrics)}" for name in runs["task"].unique()),
+        "score": "; ".join(f"{name}: {_score_of(name)}" for name in runs["task"].unique()),
         "seeds": ", ".join(str(seed) for seed in runs["seed"].unique()),
         "attention": every("attention"),
         "pooling": every("pooling"),
         "dropout on softmax": every("attention_dropout", "0"),
         "dropout on feed-forward output": every("ffn_dropout", "0"),
         "padding": every("padding"),
-        "training examples": every("train_examples", "all"),
+        "training examples": "; ".join(f"{name}: {_rows_of(part)}" for name, part in runs.groupby("task", sort=False)),
         "longest input": f"{every('max_length')} tokens",
         "truncated examples": max(int(run.environment["truncated"]) for run in results),
         "epochs": every("epochs"),
@@ -190,8 +201,8 @@ def protocol(runs: pd.DataFrame) -> dict[str, object]:
         "LoRA rank": every("lora_rank", "none, all weights are trained"),
         "checkpoint": "last update; none is selected",
         "warm start": "none",
-        "intervals": "Student t over seeds, 95 %",
-        "attention computed by": environment["attention_path"],
+        "intervals": "Student t over seeds, 95 %; the rows are the same for all, what their choice adds is not in them",
+        "attention computed by": "; ".join(dict.fromkeys(run.environment["attention_path"] for run in results)),
         "the same rows in other batches": f"{max(spreads):.2f} points apart at most" if spreads else "equal: float32",
         "torch": environment["torch"],
         "transformers": environment["transformers"],

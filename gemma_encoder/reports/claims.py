@@ -234,7 +234,7 @@ def display_claim(
     display_verdict(
         f"{claim.says} ({claim.source}).",
         judge(claim, of, margin, learnt),
-        f"{words(of)}{equal}. {where}." + _caution(claim, learnt),
+        f"{words(of)}{equal}. {where}." + _held(claim, of) * all(learnt) + _caution(claim, learnt),
         {"difference": of.difference, "low": of.low, "high": of.high, "seeds": of.n},
     )
 
@@ -243,7 +243,20 @@ def _caution(claim: Claim, learnt: tuple[bool, bool]) -> str:
     """Which side holds a variant that was not learnt, in words."""
     of = zip(claim.names, (claim.first, claim.second), learnt, strict=True)
     who = [name if len(side) == 1 else f"a variant behind {name}" for name, side, good in of if not good]
-    return "".join(f" With this training {name} does not get above what needs no model." for name in who)
+    return "".join(
+        f" With this training {name} does not get above what needs no model: this compares training, not the two."
+        for name in who
+    )
+
+
+def _held(claim: Claim, of: Paired) -> str:
+    """Whether the paper's difference lies in the interval, in words; nothing where either is not known."""
+    gap = claim.published_gap
+    if gap is None or of.n == 1:
+        return ""
+    if of.low <= gap <= of.high:
+        return f" The paper's {gap:+.1f} lies within this interval."
+    return f" The paper's {gap:+.1f} lies outside this interval: this model, on these tasks, shows another effect."
 
 
 def display_untested(claim: Untested) -> None:

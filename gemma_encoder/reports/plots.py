@@ -156,9 +156,8 @@ def _grid(count: int, side: float) -> tuple[Figure, list[Axes]]:
     """Axes for `count` square panels of `side` inches, at most three to a row."""
     columns = min(count, 2 if count == 4 else 3)
     rows = -(-count // columns)
-    fig, axes = plt.subplots(
-        rows, columns, figsize=(1.2 + (side + 0.5) * columns, 0.7 + (side + 1.2) * rows), squeeze=False
-    )
+    size = 1.2 + (side + 0.5) * columns, 0.7 + (side + 1.2) * rows
+    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="compressed")
     for ax in axes.flat[count:]:
         ax.remove()
     return fig, list(axes.flat[:count])
@@ -166,7 +165,8 @@ def _grid(count: int, side: float) -> tuple[Figure, list[Axes]]:
 
 def _interval(ax: Axes, values: np.ndarray, y: float, group: int) -> None:
     of, colour = summary(values), PALETTE[group]
-    ax.plot(values, np.full(values.size, y), ".", color=colour, alpha=0.45, markersize=7, zorder=2)
+    below = np.full(values.size, y + 0.13)  # the axis runs downwards
+    ax.plot(values, below, "o", color=colour, alpha=0.6, markersize=4.5, markeredgecolor="white", zorder=2)
     if of.n > 1:
         ax.plot([of.low, of.high], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt", zorder=3)
     ax.plot(of.mean, y, SHAPES[group], color=colour, markersize=9, markeredgecolor="white", zorder=4)
@@ -178,6 +178,7 @@ def _interval(ax: Axes, values: np.ndarray, y: float, group: int) -> None:
         ha="center",
         color=colour,
         fontsize=11,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
     )
 
 
@@ -212,7 +213,7 @@ def _legend(groups: Sequence[str], published: bool) -> list[Line2D]:
         for group, shape, colour in zip(groups, SHAPES, PALETTE, strict=False)
     ]
     handles.append(mark("mean, 95 % t-interval", marker="o", linestyle="-", linewidth=2.5, color="#57606a"))
-    handles.append(mark("one seed", marker=".", alpha=0.6, markersize=7, color="#57606a"))
+    handles.append(mark("one seed", marker="o", alpha=0.6, markersize=4.5, color="#57606a"))
     if published:
         handles.append(mark("published", marker="D", markerfacecolor="white", markersize=8))
     return handles

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -47,6 +47,7 @@ class Paired:
     n: int
     p: float
     names: tuple[str, str] = ("the first", "the second")
+    fixed: bool = False  # the second is one value, the same for every seed
 
 
 def summary(values: Sequence[float]) -> Summary:
@@ -89,16 +90,21 @@ def paired(a: BySeed, b: BySeed, names: tuple[str, str] = ("the first", "the sec
     return Paired(of.mean, of.low, of.high, of.n, p, names)
 
 
+def above(a: BySeed, fixed: float, names: tuple[str, str] = ("the first", "the second")) -> Paired:
+    """Compare `a`, a mapping seed -> points, with a value that no seed changes, such as a floor."""
+    return replace(paired(a, dict.fromkeys(a.keys(), fixed), names), fixed=True)
+
+
 def words(result: Paired, better: str = "higher") -> str:
     """One sentence about a paired difference; it claims a difference only if the interval leaves zero out."""
     check_choice("direction", better, ("higher", "lower"))
     first, second = result.names
     note = "" if better == "higher" else "lower is better; "
-    side = "above" if result.difference >= 0 else "below"
+    side, kind = "above" if result.difference >= 0 else "below", "seeds" if result.fixed else "paired seeds"
     gap = f"{first} is {abs(result.difference):.1f} points {side} {second}"
     if result.n == 1:
-        return f"no difference shown: {gap} ({note}1 paired seed, no interval)"
-    size = f"({note}95 % interval {result.low:.1f} to {result.high:.1f}, {result.n} paired seeds)"
+        return f"no difference shown: {gap} ({note}1 {kind[:-1]}, no interval)"
+    size = f"({note}95 % interval {result.low:.1f} to {result.high:.1f}, {result.n} {kind})"
     shown = result.low > 0 or result.high < 0
     return f"{gap} {size}" if shown else f"no difference shown: {gap} {size}"
 

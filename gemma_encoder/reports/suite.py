@@ -84,14 +84,15 @@ def _paper_here(title: str, paper: Published, here: Summary) -> dict[str, str]:
 
 
 def display_literature(tasks: Sequence[str], benchmark: str, models: Sequence[str]) -> None:
-    """The published values of `models` on the tasks, their average over the benchmark, and how they came about."""
+    """The published values of `models`, one row each, on the tasks and on average, and how they came about."""
     titles = {LITERATURE.get(name, name): get_task(name).title for name in tasks} | {benchmark: "average of all"}
     shown = {model: _literature(model, list(titles)) for model in models}
     rows = [
-        {"task": title} | {model: _cell(found[found["task"] == name]) for model, found in shown.items()}
-        for name, title in titles.items()
+        {"model": model}
+        | {title: _cell(found[found["task"] == name]) for name, title in titles.items()}
+        | {"source": _source(found)}
+        for model, found in shown.items()
     ]
-    rows.append({"task": "source"} | {model: _source(found) for model, found in shown.items()})
     every = pd.concat(shown.values())
     display_table(pd.DataFrame(rows), f"Published, in points. How sure: {_legend(every)}", foot=_card(every, titles))
 

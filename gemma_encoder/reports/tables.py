@@ -29,12 +29,13 @@ def display_table(frame: pd.DataFrame, caption: str, decimals: int = 1, foot: st
 
 
 def table_html(frame: pd.DataFrame, caption: str, decimals: int = 1, foot: str = "") -> str:
-    """The HTML of a table: caption, column headers, one row header per row, numbers aligned to the right, a foot."""
+    """The HTML of a table: caption, column headers, one row header per row, columns of numbers to the right, a foot."""
     if frame.index.name is not None or isinstance(frame.index, pd.MultiIndex):
         frame = frame.reset_index()
-    head = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in frame.columns)
+    sides = [_side(frame.iloc[:, at]) for at in range(frame.shape[1])]
+    head = "".join(f'<th scope="col"{side}>{escape(str(name))}</th>' for name, side in zip(frame, sides, strict=True))
     rows = "\n".join(
-        f"<tr>{''.join(_cell(cell, first=i == 0, decimals=decimals) for i, cell in enumerate(row))}</tr>"
+        f"<tr>{''.join(_cell(cell, i == 0, sides[i], decimals) for i, cell in enumerate(row))}</tr>"
         for row in frame.itertuples(index=False)
     )
     last = f'<tfoot><tr><td colspan="{len(frame.columns)}">{escape(foot)}</td></tr></tfoot>\n' if foot else ""
@@ -61,7 +62,13 @@ def difference(here: float, paper: float | None) -> str:
     return signed(None if paper is None else here - paper)
 
 
-def _cell(cell: object, first: bool, decimals: int) -> str:
+def _side(column: pd.Series) -> str:
+    """A column of numbers stands to the right with its heading, any other to the left, in JupyterLab too."""
+    known = [cell for cell in column if cell_text(cell) != MISSING]
+    numbers = known and all(isinstance(cell, Real) and not isinstance(cell, bool) for cell in known)
+    return f' style="text-align: {"right" if numbers else "left"}"'
+
+
+def _cell(cell: object, first: bool, side: str, decimals: int) -> str:
     tag, scope = ("th", ' scope="row"') if first else ("td", "")
-    align = ' style="text-align: right"' if isinstance(cell, Real) and not isinstance(cell, bool) else ""
-    return f"<{tag}{scope}{align}>{escape(cell_text(cell, decimals))}</{tag}>"
+    return f"<{tag}{scope}{side}>{escape(cell_text(cell, decimals))}</{tag}>"
