@@ -158,6 +158,7 @@ def _grid(count: int, side: float) -> tuple[Figure, list[Axes]]:
     rows = -(-count // columns)
     size = 1.2 + (side + 0.5) * columns, 0.7 + (side + 1.2) * rows
     fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="compressed")
+    fig.get_layout_engine().set(h_pad=0.15, w_pad=0.08)
     for ax in axes.flat[count:]:
         ax.remove()
     return fig, list(axes.flat[:count])
