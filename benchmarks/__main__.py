@@ -92,7 +92,7 @@ def measure(chosen: list[str], data: Path | None, quick: bool, out: Path) -> Non
         rows = PARTS[part](data, quick)
         seconds = time.monotonic() - start
         print(f"{part}: {seconds:.0f} s", file=sys.stderr)
-        keep(part, f"{seconds:.0f} s; before it, {load:.1f} processes wanted a core", rows, known, out)
+        keep(part, f"{seconds:.0f} s; load of the minute before, own parts included, {load:.1f}", rows, known, out)
 
 
 def keep(part: str, how: str, rows: list[Row], known: dict[str, str], out: Path) -> None:

@@ -1,6 +1,7 @@
 """The contenders of fine-tuning: the same weights, examples, optimiser and precision, and Trainer for all.
 
-What differs, and cannot be made the same: our head is an MLP, theirs one linear layer on the same (last) token; and the
+All read the last token, as transformers' classifier does; the kit's own default, the mean of all, has a row of its own.
+What differs, and cannot be made the same: our head is an MLP, theirs one linear layer on the same token; and the
 CrossEncoder tokenises in its collator, two texts a row, so that it may read one BOS more.
 """
 
@@ -28,12 +29,13 @@ from gemma_encoder.tasks import collate
 
 KIT, DYNAMIC, GROUPED = "kit", "Trainer, dynamic padding", "Trainer, grouped by length"
 FULL, CROSS, KIT_GROUPED = "Trainer, padded to max_length", "sentence-transformers CrossEncoder", "kit, grouped"
-KIT_PADDED = "kit, padded"
-CONTENDERS = (KIT, DYNAMIC, FULL, GROUPED, CROSS, KIT_GROUPED, KIT_PADDED)
+KIT_PADDED, KIT_MEAN = "kit, padded", "kit, mean pooling"
+CONTENDERS = (KIT, DYNAMIC, FULL, GROUPED, CROSS, KIT_GROUPED, KIT_MEAN, KIT_PADDED)
 NOTES = {
     FULL: "run_glue's default",
-    GROUPED: "other examples share a batch",
-    KIT_GROUPED: "other examples share a batch",
+    GROUPED: "batches of like lengths: other examples share one",
+    KIT_GROUPED: "batches of like lengths: other examples share one",
+    KIT_MEAN: "the kit's default; the others read the last token",
     CROSS: "tokenises in its collator; its padding is dynamic",
 }
 
@@ -49,11 +51,13 @@ class Clock(TrainerCallback):
         self.seconds = time.perf_counter() - self.start
 
 
-def kit_model(shape: str, unpadded: bool = True, attention_dropout: float = 0.1) -> PreTrainedModel:
+def kit_model(
+    shape: str, unpadded: bool = True, attention_dropout: float = 0.1, pooling: str = "last"
+) -> PreTrainedModel:
     """Our classifier on the weights of `upstream(shape)`, its window as in the decoder, feed-forward dropout off."""
     decoder = upstream(shape).base_model
     decoder.config.sliding_window += 1
-    settings = {"attention_dropout": attention_dropout, "ffn_dropout": 0.0, "pooling": "last", "num_labels": 2}
+    settings = {"attention_dropout": attention_dropout, "ffn_dropout": 0.0, "pooling": pooling, "num_labels": 2}
     return GemmaEncoderForSequenceClassification.from_decoder(decoder, unpadded=unpadded, **settings)
 
 
@@ -85,9 +89,9 @@ def arguments(kind: type[TrainingArguments], batch_size: int, **others: object) 
 
 
 def trainer_of(name: str, model: PreTrainedModel, work: Work, batch_size: int) -> Trainer:
-    """A Trainer of contender `name` over the rows of `work`."""
+    """A Trainer of contender `name` over the rows of `work`, whose order is that of batches of like lengths."""
     rows = Dataset.from_dict({"input_ids": work.ids, "labels": work.labels})
-    grouped = {"train_sampling_strategy": "group_by_length"} if name in (GROUPED, KIT_GROUPED) else {}
+    grouped = {"train_sampling_strategy": "sequential"} if name in (GROUPED, KIT_GROUPED) else {}
     padded = partial(collate, pad_id=tokenizer().pad_token_id)
     collator = partial(fixed_width, width=work.max_length) if name == FULL else padded
     settings = arguments(TrainingArguments, batch_size, **grouped)
@@ -127,7 +131,7 @@ def contender(name: str, shape: str, work: Work, batch_size: int) -> Callable[[]
         model = cross_encoder(upstream(shape), work.max_length)
         return partial(cross_trainer, model, work, batch_size)
     if name.startswith(KIT):
-        model = kit_model(shape, unpadded=name != KIT_PADDED)
+        model = kit_model(shape, unpadded=name != KIT_PADDED, pooling="mean" if name == KIT_MEAN else "last")
     else:
         model = upstream(shape)
         model.config.pad_token_id = tokenizer().pad_token_id

@@ -54,32 +54,36 @@ TARGETS = [
 ]
 
 
-def measured(target: Target, rows: Sequence[Row]) -> tuple[float, str] | None:
-    """The number that a target is about, and the span of its rounds; None where it was not measured."""
+def measured(target: Target, rows: Sequence[Row]) -> tuple[float, float, float] | None:
+    """The number that a target is about, the least and the most of its rounds; None where it was not measured."""
     case = [row for row in rows if (row.part, row.case) == (target.part, target.case)]
     row = next((row for row in case if row.name == target.name), None)
     if row is None:
         return None
     if row.value is not None:
-        return row.value, ""
-    middle, least, most = ratios(row.seconds, case[0].seconds)
-    return middle, f"{least:.2f} to {most:.2f}"
+        return row.value, row.value, row.value
+    return ratios(row.seconds, case[0].seconds)
+
+
+def verdict(target: Target, value: float, worst: float) -> str:
+    """Whether the target is reached in every round, in the median alone, or not."""
+    median, every = ((x >= target.bound if target.least else x < target.bound) for x in (value, worst))
+    return "reached" if every else "reached in the median" if median else "missed"
 
 
 def verdicts(rows: Sequence[Row]) -> pd.DataFrame:
-    """One line a target that was measured: asked, measured, reached or missed."""
+    """One line a target that was measured: asked, measured, and the verdict."""
     lines = []
     for target in TARGETS:
         if found := measured(target, rows):
-            value, span = found
-            reached = value >= target.bound if target.least else value < target.bound
+            value, least, most = found
             lines.append(
                 {
                     "target": target.what,
                     "asked": f"{'at least' if target.least else 'below'} {target.bound:g}",
                     "measured": f"{value:.2f}",
-                    "rounds": span,
-                    "verdict": "reached" if reached else "missed",
+                    "rounds": f"{least:.2f} to {most:.2f}" if least < most else "",
+                    "verdict": verdict(target, value, least if target.least else most),
                 }
             )
     return pd.DataFrame(lines)

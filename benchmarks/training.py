@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import resource
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+
+import torch
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from benchmarks.contenders import (
     CONTENDERS,
@@ -22,18 +26,20 @@ from benchmarks.contenders import (
     one_epoch,
 )
 from benchmarks.timing import Row, take_turns
-from benchmarks.workload import MAX_LENGTH, work
+from benchmarks.workload import MAX_LENGTH, Work, work
 from gemma_encoder.paths import ROOT
 
 ALIKE = 1e-5  # largest relative difference between states that are the same but for rounding
 MAIN = (KIT, DYNAMIC, GROUPED)
 FEW = {"30M": (KIT, DYNAMIC)}  # on the long tasks, where the others take minutes
-BATCH, STEPS = 32, {"tiny": 8, "30M": 2}
+BATCH, POOL = 32, 50  # rows of an update; updates whose rows Trainer sorts by length at a time, in a long training set
+STEPS = {"tiny": {"SST-2": POOL}, "30M": {"SST-2": 6, "BoolQ": 2}}  # updates of an epoch, of those of the pool
+OTHERS = {"tiny": 8, "30M": 4}  # and of a task that is not named
 
 
 def measure(shape: str, name: str, names: tuple[str, ...], budget: float, data: Path | None, steps: int) -> list[Row]:
     """One case: contenders in turn over the same rows, after their states were found equal."""
-    rows = work(name, steps * BATCH, data)
+    rows = like_length(work(name, POOL * BATCH, data), steps)
     gap = disagreement(shape, work(name, 4, data))
     if gap > ALIKE:
         raise RuntimeError(f"states differ by {gap:.1e} on {name}, {shape}: there is nothing to compare")
@@ -45,15 +51,30 @@ def measure(shape: str, name: str, names: tuple[str, ...], budget: float, data: 
     ]
 
 
+def like_length(pool: Work, steps: int) -> Work:
+    """The rows of `steps` updates out of the pool's, batch by batch as Trainer's grouping by length cuts them.
+
+    Batches are taken at even distances from the longest to the shortest. Who does not group draws its batches at random
+    from the same rows.
+    """
+    source = torch.Generator().manual_seed(0)
+    order = get_length_grouped_indices(list(map(len, pool.ids)), BATCH, mega_batch_mult=POOL, generator=source)
+    chosen = [int((at + 0.5) * POOL / steps) for at in range(steps)]
+    random.Random(0).shuffle(chosen)
+    rows = [row for batch in chosen for row in order[batch * BATCH : (batch + 1) * BATCH]]
+    parts = ([of[row] for row in rows] for of in (pool.texts, pool.ids, pool.labels))
+    return Work(pool.name, *parts, pool.max_length)
+
+
 def training(data: Path | None, quick: bool) -> list[Row]:
     """All cases: everybody on SST-2 lengths; the short list where the rest would take too long."""
     if quick:
         return measure("tiny", "SST-2", (KIT, DYNAMIC, FULL, GROUPED, CROSS), 5, data, steps=3)
     table = []
     for shape, steps in STEPS.items():
-        table += measure(shape, "SST-2", CONTENDERS, 30, data, steps)
-        for name in list(MAX_LENGTH)[1:]:
-            table += measure(shape, name, FEW.get(shape, MAIN), 12, data, steps // 2)
+        for name in MAX_LENGTH:
+            names = CONTENDERS if name == "SST-2" else FEW.get(shape, MAIN)
+            table += measure(shape, name, names, 12, data, steps.get(name, OTHERS[shape]))
     return table
 
 
