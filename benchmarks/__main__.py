@@ -8,28 +8,25 @@ more, and is measured when it is named.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from benchmarks.anatomy import anatomy, scaling
 from benchmarks.inference import inference
-from benchmarks.report import frame, markdown, write_report
+from benchmarks.report import render
 from benchmarks.reproduce import reproduce
+from benchmarks.stored import RESULTS, store
 from benchmarks.timing import Row
 from benchmarks.training import memory, training
 from benchmarks.tricks import tricks
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.memory import keep_freed_memory
-from gemma_encoder.paths import ROOT
-from gemma_encoder.reports.files import write_whole
 from gemma_encoder.reports.index import environment
 
 PARTS: dict[str, Callable[[Path | None, bool], list[Row]]] = {
@@ -42,7 +39,6 @@ PARTS: dict[str, Callable[[Path | None, bool], list[Row]]] = {
     "reproduce": reproduce,
 }
 BY_NAME = ("reproduce",)  # left out unless it is named
-RESULTS = ROOT / "benchmarks" / "results"
 
 
 def processor() -> str:
@@ -96,17 +92,9 @@ def measure(chosen: list[str], data: Path | None, quick: bool, out: Path) -> Non
 
 
 def keep(part: str, how: str, rows: list[Row], known: dict[str, str], out: Path) -> None:
-    """Put the rows of a part in place of its earlier ones in `results.json`, and write table and page anew."""
-    path, parts = out / "results.json", {}
-    if path.is_file() and (stored := json.loads(path.read_text()))["environment"] == known:
-        parts = stored["parts"]
-    parts[part] = {"measured in": how, "rows": list(map(asdict, rows))}
-    write_whole(path, json.dumps({"environment": known, "parts": parts}, indent=1))
-    everything = [Row(**row) for each in parts.values() for row in each["rows"]]
-    said = known | {f"{name}, measured in": each["measured in"] for name, each in parts.items()}
-    write_whole(out / "results.csv", frame(everything).to_csv(index=False))
-    write_whole(out / "results.md", markdown(everything, said))
-    write_report(everything, said, out / "report.html")
+    """Store the rows of a part, and write table and page anew."""
+    store(part, how, rows, known, out)
+    render(out)
 
 
 if __name__ == "__main__":

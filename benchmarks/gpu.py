@@ -1,38 +1,43 @@
 """Fine-tuning steps of Gemma 2's shapes with random weights on one GPU, in bfloat16.
 
-    python -m benchmarks.gpu --shape 2b                # full fine-tuning
-    python -m benchmarks.gpu --shape 9b --lora 16      # LoRA on a frozen decoder
-    python -m benchmarks.gpu --shape tiny --out DIR    # anywhere: does the script run to its end?
+    python -m benchmarks.gpu --shape 2b                              # full fine-tuning, attention, pretraining
+    python -m benchmarks.gpu fine-tuning --shape 9b --lora 16        # LoRA on a frozen decoder, nothing else
+    python -m benchmarks.gpu --shape tiny --out DIR                  # anywhere: does the script run to its end?
+    python -m benchmarks.report DIR                                  # afterwards, anywhere: table and page
 
 Every row is one configuration: packed or padded, with and without gradient checkpointing and torch.compile, and
 transformers' own classifier with dynamic padding, with FlashAttention 2 where it is installed. Then attention alone
 (see gpu_attention) and the pretraining of a small decoder (see gpu_pretraining). A configuration that does not fit is a
-row that says so. Without a GPU the times are those of the processor, and the result says that no GPU was measured.
+row that says so. Every row is on disk as soon as it is measured, and none begins after `--seconds`: a lent GPU is taken
+back without a word. Nothing is imported that only reports need. Without a GPU the times are those of the processor, and
+the result says that no GPU was measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import platform
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from transformers import Gemma2Config, Gemma2ForSequenceClassification, PreTrainedModel
 
-from benchmarks.__main__ import RESULTS, facts, keep
-from benchmarks.gpu_attention import attention
+from benchmarks.gpu_attention import attention, why
 from benchmarks.gpu_pretraining import pretraining
+from benchmarks.stored import RESULTS, store
 from benchmarks.timing import Row, wait
 from benchmarks.workload import MAX_LENGTH, sample
 from gemma_encoder import GemmaEncoderForSequenceClassification
-from gemma_encoder.errors import InputError
+from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.lora import add_lora
-from gemma_encoder.tasks import collate
+from gemma_encoder.rows import padded
 
 SHAPES = {  # in the order of FIELDS; source: the public config files
     "tiny": (64, 128, 4, 4, 2, 16, 512),
@@ -48,7 +53,7 @@ FIELDS = (
     "head_dim",
     "vocab_size",
 )
-UPSTREAM = "transformers, dynamic padding"
+PACKED, UPSTREAM = "kit, packed", "transformers, dynamic padding"
 WARM_UP = 2  # updates that are not counted; a compiled model compiles in them
 
 
@@ -64,17 +69,17 @@ class Setting:
     flash: bool = False  # transformers' FlashAttention 2, which refuses a soft-cap together with dropout
 
 
-SETTINGS = (
-    Setting("kit, packed"),
-    Setting("kit, padded", unpadded=False),
+SETTINGS = (  # what is asked first comes first; what compiles takes minutes, and comes last
+    Setting(PACKED),
     Setting(UPSTREAM, upstream=True),
-    Setting("kit, packed, checkpointing", checkpointing=True),
-    Setting("kit, padded, checkpointing", unpadded=False, checkpointing=True),
+    Setting(f"{PACKED}, checkpointing", checkpointing=True),
     Setting(f"{UPSTREAM}, checkpointing", upstream=True, checkpointing=True),
-    Setting("kit, packed, compiled", compiled=True),
-    Setting("kit, packed, checkpointing, compiled", checkpointing=True, compiled=True),
-    Setting(f"{UPSTREAM}, compiled", upstream=True, compiled=True),
+    Setting("kit, padded", unpadded=False),
+    Setting("kit, padded, checkpointing", unpadded=False, checkpointing=True),
     Setting(f"{UPSTREAM}, FlashAttention 2 without attention dropout", upstream=True, flash=True),
+    Setting(f"{PACKED}, compiled", compiled=True),
+    Setting(f"{UPSTREAM}, compiled", upstream=True, compiled=True),
+    Setting(f"{PACKED}, checkpointing, compiled", checkpointing=True, compiled=True),
 )
 
 
@@ -82,7 +87,9 @@ def build(setting: Setting, shape: str, rank: int, device: torch.device) -> PreT
     """A classifier of random weights in bfloat16, ready to train."""
     torch.manual_seed(0)
     sizes = dict(zip(FIELDS, SHAPES[shape], strict=True))
-    config = Gemma2Config(**sizes, num_labels=2, use_cache=False, pad_token_id=0)
+    # transformers' loss writes the kind of problem into the configuration, and what is compiled compiles again for it
+    kind = "single_label_classification"
+    config = Gemma2Config(**sizes, num_labels=2, problem_type=kind, use_cache=False, pad_token_id=0)
     config.is_causal, config.attention_dropout = False, 0.0 if setting.flash else 0.1
     kernel = "flash_attention_2" if setting.flash else "eager"
     with torch.device(device):
@@ -95,6 +102,8 @@ def build(setting: Setting, shape: str, rank: int, device: torch.device) -> PreT
     if rank:
         model = with_lora(model, rank, setting.upstream)
     if setting.compiled:
+        # a soft-cap that is a symbol, as every number is with `dynamic`, breaks the graph in each layer of the kit
+        torch._dynamo.config.specialize_float = True
         model.compile(dynamic=True)
     return model.train()
 
@@ -111,11 +120,9 @@ def with_lora(model: PreTrainedModel, rank: int, upstream: bool) -> PreTrainedMo
 def batches(task: str, size: int, count: int, vocabulary: int, data: Path | None) -> list[dict[str, torch.Tensor]]:
     """`count` batches of random tokens with the lengths of a task."""
     lengths, source = sample(task, size * count, data), torch.Generator().manual_seed(0)
-    rows = [
-        {"input_ids": torch.randint(3, vocabulary, (length,), generator=source).tolist(), "labels": at % 2}
-        for at, length in enumerate(lengths)
-    ]
-    return [collate(rows[at : at + size], pad_id=0) for at in range(0, len(rows) - size + 1, size)]
+    rows = [torch.randint(3, vocabulary, (length,), generator=source).tolist() for length in lengths]
+    labels = torch.arange(size) % 2
+    return [padded(rows[at : at + size]) | {"labels": labels} for at in range(0, len(rows) - size + 1, size)]
 
 
 def matmul_rate(device: torch.device, side: int) -> float:
@@ -152,20 +159,26 @@ def steps(model: PreTrainedModel, rows: list[dict[str, torch.Tensor]], device: t
         yield time.perf_counter() - start
 
 
+def case_of(options: argparse.Namespace) -> str:
+    """What is fine-tuned, on what."""
+    case = f"{options.shape}, {options.task}, {options.batch} rows"
+    return f"{case}, LoRA {options.lora}" if options.lora else case
+
+
 def measure(
     setting: Setting, options: argparse.Namespace, rows: list[dict], device: torch.device, top: float
 ) -> list[Row]:
     """Seconds of the updates of a setting, utilisation of the measured rate, peak memory; or why there are none."""
-    case = f"{options.shape}, {options.task}, {options.batch} rows" + (f", LoRA {options.lora}" if options.lora else "")
+    case = case_of(options)
     gpu = device.type == "cuda"
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     try:
         seconds = list(steps(build(setting, options.shape, options.lora, device), rows, device))[WARM_UP:]
     except Exception as error:  # out of memory, or what a compiler cannot do: the other rows go on
-        why = f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
-        return [Row("gpu", case, setting.name, note=why)]
+        return [Row("gpu", case, setting.name, note=why(error))]
     finally:
+        torch.compiler.reset()  # its caches hold graphs of a model that is gone, and count against those of the next
         gc.collect()
         if gpu:
             torch.cuda.empty_cache()
@@ -185,43 +198,76 @@ def measure(
     return table
 
 
+def tuning(options: argparse.Namespace, device: torch.device) -> Iterator[Row]:
+    """Every setting of this shape on this task."""
+    rows = batches(options.task, options.batch, options.updates + WARM_UP, SHAPES[options.shape][-1], options.data_dir)
+    top = matmul_rate(device, 8192 if device.type == "cuda" else 256)
+    yield Row("gpu", "matrix product", "ceiling", value=top / 1e12, unit="TFLOP/s")
+    for setting in SETTINGS:
+        yield from measure(setting, options, rows, device, top)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, torch.device], Iterator[Row]]] = {
+    "fine-tuning": tuning,
+    "attention": lambda options, device: attention(device),
+    "pretraining": lambda options, device: pretraining(device),
+}
+
+
+def facts(options: argparse.Namespace, device: torch.device) -> dict[str, str]:
+    """What a reader of the numbers has to know; parts measured where these differ do not mix."""
+    gpu = torch.cuda.get_device_name() if device.type == "cuda" else "none; no GPU figure has been measured"
+    known = {"python": platform.python_version(), "CUDA": str(torch.version.cuda), "GPU": gpu}
+    known |= {package: version(package) for package in ("torch", "transformers", "peft")}
+    return known | {"lengths": "real rows" if options.data_dir else "lognormal fits, data/lengths.csv"}
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Measure every setting, and put the rows into the tables and the page of `--out`."""
+    """Measure part after part, and store every row in `results.json` of `--out` at once."""
+    start = time.monotonic()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n")[0])
+    parser.add_argument("parts", nargs="*", help=f"which of {', '.join(PARTS)}; if none is named, all")
     parser.add_argument("--shape", choices=SHAPES, default="2b")
     parser.add_argument("--lora", type=int, default=0, metavar="RANK", help="train LoRA matrices only")
     parser.add_argument("--task", choices=MAX_LENGTH, default="BoolQ", help="whose lengths the rows have")
     parser.add_argument("--batch", type=int, default=32, help="rows of an update")
     parser.add_argument("--updates", type=int, default=8, help="counted updates")
+    parser.add_argument("--seconds", type=float, default=540, help="no row is begun after so many")
     parser.add_argument("--data-dir", type=Path, help="folder of data sets for the lengths of real rows")
     parser.add_argument("--out", type=Path, default=RESULTS / "gpu", help="folder for the results")
     options = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        chosen = [check_choice("part", part, PARTS) for part in options.parts] or list(PARTS)
         if device.type == "cpu" and options.shape != "tiny":
             raise InputError(f"shape {options.shape!r} without a GPU; valid without one: 'tiny'")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name() if gpu else "none; no GPU figure has been measured"
-    known = facts(options.data_dir, quick=not gpu) | {"GPU": name}
-    for part, rows in parts(options, device):
-        keep(part, "one process", rows, known, options.out)
+    known = facts(options, device)
+    for part in chosen:
+        name, rows = case_of(options) if part == "fine-tuning" else part, []
+        for row in PARTS[part](options, device):
+            rows.append(row)
+            seconds = time.monotonic() - start
+            store(f"gpu {name}", "one process", by_case(rows), known, options.out)
+            print(f"{seconds:.0f} s: {line(row)}", file=sys.stderr, flush=True)
+            if seconds > options.seconds:
+                print(f"{options.seconds:.0f} s are over; what was measured is in {options.out.name}", file=sys.stderr)
+                return 0
     return 0
 
 
-def parts(options: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, list[Row]]]:
-    """The parts by name: this shape's fine-tuning, attention alone, pretraining."""
-    gpu = device.type == "cuda"
-    rows = batches(options.task, options.batch, options.updates + WARM_UP, SHAPES[options.shape][-1], options.data_dir)
-    top = matmul_rate(device, 8192 if gpu else 256)
-    table = [Row("gpu", "matrix product", "ceiling", value=top / 1e12, unit="TFLOP/s")]
-    for setting in SETTINGS:
-        table += measure(setting, options, rows, device, top)
-    yield f"gpu {options.shape}{', LoRA' if options.lora else ''}", table
-    yield "gpu attention", attention(device)
-    yield "gpu pretraining", pretraining(device)
+def by_case(rows: list[Row]) -> list[Row]:
+    """The rows with those of one case side by side: a table has factors of the first row among neighbours."""
+    cases = [row.case for row in rows]
+    return sorted(rows, key=lambda row: cases.index(row.case))
+
+
+def line(row: Row) -> str:
+    """A row as one line, for whoever watches."""
+    found = f"{statistics.median(row.seconds):.4f} s" if row.seconds else f"{row.value} {row.unit}"
+    return f"{row.case}: {row.name}: {row.note or found}"
 
 
 if __name__ == "__main__":

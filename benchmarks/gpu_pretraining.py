@@ -3,58 +3,75 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from transformers import Gemma2ForCausalLM
 
+from benchmarks.gpu_attention import why
 from benchmarks.timing import Row, clocked, take_turns, wait
 from benchmarks.workload import config_of
-from gemma_encoder.experiments.pretrain import LENGTH
 
-SIZES = {"cuda": ("30M", (64, 256, 1024)), "cpu": ("tiny", (2,))}
-WAYS = {  # name: bfloat16 passes, compiled
-    "float32": (False, False),
-    "bfloat16 passes": (True, False),
-    "bfloat16 passes, compiled": (True, True),
+LENGTH = 128  # that of experiments.pretrain, which imports what reports need
+SIZES = {"cuda": ("30M", (16, 256)), "cpu": ("tiny", (2,))}  # 16 is what the kit's own pretraining has
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of computing an update."""
+
+    products: str = "highest"  # precision of float32 matrix products; "high" is TF32
+    half: bool = False  # bfloat16 passes
+    mode: str | None = None  # of torch.compile
+
+
+WAYS = {
+    "float32": Way(),
+    "float32, TF32 products": Way("high"),
+    "bfloat16 passes": Way(half=True),
+    "bfloat16 passes, compiled": Way(half=True, mode="default"),
+    "bfloat16 passes, compiled, CUDA graphs": Way(half=True, mode="reduce-overhead"),
 }
 
 
-def pretraining(device: torch.device) -> list[Row]:
+def pretraining(device: torch.device) -> Iterator[Row]:
     """Causal updates of random rows, every way in turn for every size of batch."""
     shape, batches = SIZES[device.type]
-    table = []
     for rows in batches:
         case, calls = f"pretraining {shape}, {rows} rows of {LENGTH}", {}
         for name, way in WAYS.items():
-            call = clocked(partial(update, *decoder(shape, way[1], device), rows, way[0], device))
+            call = clocked(partial(update, *decoder(shape, way, device), rows, way, device))
             try:
                 call()
                 calls[name] = call
             except Exception as error:  # out of memory, or no compiler here: the others go on
-                table.append(Row("gpu pretraining", case, name, note=f"failed: {type(error).__name__}"))
-        taken = take_turns(calls, 5)
-        table += [Row("gpu pretraining", case, name, took, rows * LENGTH, rows) for name, took in taken.items()]
-    return table
+                yield Row("gpu pretraining", case, name, note=why(error))
+        for name, took in take_turns(calls, 5).items():
+            yield Row("gpu pretraining", case, name, took, rows * LENGTH, rows)
+        del calls, call
+        torch.compiler.reset()
+        gc.collect()
 
 
-def decoder(shape: str, compiled: bool, device: torch.device) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+def decoder(shape: str, way: Way, device: torch.device) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     """A causal decoder of random float32 weights, and its optimiser."""
     model = Gemma2ForCausalLM._from_config(config_of(shape), attn_implementation="eager", dtype=torch.float32)
     model.to(device).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    if compiled:
-        model.compile()
+    if way.mode:
+        model.compile(mode=way.mode, dynamic=False)
     return model, optimiser
 
 
-def update(
-    model: torch.nn.Module, optimiser: torch.optim.Optimizer, rows: int, half: bool, device: torch.device
-) -> None:
+def update(model: torch.nn.Module, optimiser: torch.optim.Optimizer, rows: int, way: Way, device: torch.device) -> None:
     """Forward, backward and AdamW over one batch of random tokens."""
     ids = torch.randint(3, model.config.vocab_size, (rows, LENGTH), device=device)
+    torch.set_float32_matmul_precision(way.products)
     wait(device)
-    with torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext():
+    with torch.autocast(device.type, torch.bfloat16) if way.half else contextlib.nullcontext():
         loss = model(input_ids=ids, labels=ids, use_cache=False).loss
     loss.backward()
     optimiser.step()

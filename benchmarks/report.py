@@ -1,8 +1,12 @@
-"""Results as a Markdown table and as one HTML page with figures: both are written from the same rows."""
+"""Results as a Markdown table and as one HTML page with figures: both are written from the same rows.
+
+`python -m benchmarks.report FOLDER` writes them of what is stored there, wherever it was measured.
+"""
 
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Sequence
 from html import escape
 from itertools import groupby
@@ -12,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from benchmarks.stored import stored
 from benchmarks.targets import verdicts
 from benchmarks.timing import Row, ratios
 from gemma_encoder.reports.files import write_whole
@@ -49,8 +54,11 @@ ABOUT = {
     "thread. They are not in the code, and not measured again.",
     "reproduce": "The tiny profile from an empty folder of runs. Training is part of the notebooks; its seconds are "
     "summed over runs, of which some go on side by side.",
-    "gpu": "Random weights in bfloat16, the same batches for every row. Utilisation: of the measured matrix product.",
-    "gpu attention": "One layer, forward and backward. All but the fused kernel have soft-cap and dropout.",
+    "gpu": "Random weights in bfloat16, AdamW's states too; the same batches and the same plain loop for every row, so "
+    "that what Trainer does beside its update (clipping, logging, collating) is in none of them. Tokens are real ones. "
+    "Utilisation: arithmetic on them, without what checkpointing does again, over the measured matrix product.",
+    "gpu attention": "One layer, forward and backward. All but the fused kernel have soft-cap and dropout. Difference: "
+    "from the formula in float32 with the same pairs dropped; that of the formula in bfloat16 is rounding.",
     "gpu pretraining": "Causal updates of random rows: forward, backward, AdamW; weights and optimiser in float32.",
 }
 BARS = {  # part: what its bars show, and the unit of the rows that are shown
@@ -180,3 +188,15 @@ def bars(part: str, rows: Sequence[Row]) -> str:
         ax.invert_yaxis()
     said = "; ".join(f"{name}: {cell_text(value)} {unit}" for name, value in values.items())
     return _figure(fig, f"{TITLES[part]}. {said}.")
+
+
+def render(out: Path) -> None:
+    """Write table and page of the results stored in `out`."""
+    rows, said = stored(out)
+    write_whole(out / "results.csv", frame(rows).to_csv(index=False))
+    write_whole(out / "results.md", markdown(rows, said))
+    write_report(rows, said, out / "report.html")
+
+
+if __name__ == "__main__":
+    render(Path(sys.argv[1]))

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from benchmarks.contenders import DYNAMIC, FULL, GROUPED, KIT
+from benchmarks.gpu import PACKED, UPSTREAM
 from benchmarks.timing import Row, ratios
+
+GPU_CASE = "2b, BoolQ, 32 rows"
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ TARGETS = [
         for shape, bound in (("tiny", 10), ("30M", 2))
     ),
     Target("30M: utilisation, % of the matrix product", "scaling", "30M, SST-2 lengths", "utilisation", 60),
+    Target("2b on a GPU: fine-tuning, times as fast as dynamic padding", "gpu", GPU_CASE, UPSTREAM, 2),
+    Target("2b on a GPU: utilisation, % of the matrix product", "gpu", f"{GPU_CASE}: utilisation", PACKED, 45),
 ]
 
 

@@ -2,19 +2,22 @@
 
 import argparse
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import anatomy, contenders, gpu, training, tricks, workload
-from benchmarks.report import by_part, frame, markdown, write_report
+from benchmarks import anatomy, contenders, gpu, gpu_attention, gpu_pretraining, training, tricks, workload
+from benchmarks.report import by_part, frame, markdown, render, write_report
 from benchmarks.reproduce import rows_of
 from benchmarks.targets import TARGETS, measured, verdicts
 from benchmarks.timing import LEAST_ROUNDS, MOST_ROUNDS, Row, ratios, take_turns
 from gemma_encoder.errors import InputError
+from gemma_encoder.experiments.pretrain import LENGTH
+from gemma_encoder.paths import ROOT
 from gemma_encoder.reports.html import check_html
-from gemma_encoder.tasks import collate
 
 ROWS = [
     Row("training", "tiny, SST-2", "kit", [1.0, 2.0, 4.0], tokens=100, examples=10),
@@ -252,17 +255,26 @@ def test_an_unknown_part_is_one_line_and_exit_code_2(capsys, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_the_gpu_script_ends_without_a_gpu_and_writes_the_rows_of_every_part(monkeypatch, tmp_path):
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """No GPU, and no compiler, which takes minutes."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch, "compile", lambda call, **settings: call)  # a compiler takes minutes
+    monkeypatch.setattr(torch, "compile", lambda call, **settings: call)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **settings: None)
-    arguments = ["--shape", "tiny", "--task", "SST-2", "--batch", "2", "--updates", "1", "--out", str(tmp_path)]
-    assert gpu.main(arguments) == 0
-    stored = json.loads((tmp_path / "results.json").read_text())
-    assert "no GPU figure has been measured" in stored["environment"]["GPU"]
-    assert list(stored["parts"]) == ["gpu tiny", "gpu attention", "gpu pretraining"]
-    rows = [Row(**row) for part in stored["parts"].values() for row in part["rows"]]
-    timed, failed = {row.name for row in rows if row.seconds}, {row.name for row in rows if row.note}
+
+
+def of_gpu(tmp_path, *arguments):
+    sizes = ["--shape", "tiny", "--task", "SST-2", "--batch", "2", "--updates", "1", "--out", str(tmp_path)]
+    assert gpu.main([*arguments, *sizes]) == 0
+    return json.loads((tmp_path / "results.json").read_text())
+
+
+def test_the_gpu_script_ends_without_a_gpu_and_writes_the_rows_of_every_part(uncompiled, tmp_path):
+    found = of_gpu(tmp_path)
+    assert "no GPU figure has been measured" in found["environment"]["GPU"]
+    assert list(found["parts"]) == ["gpu tiny, SST-2, 2 rows", "gpu attention", "gpu pretraining"]
+    rows = [Row(**row) for part in found["parts"].values() for row in part["rows"]]
+    timed, failed = {row.name for row in rows if row.seconds}, {row.name for row in rows if "failed" in row.note}
     assert failed == {  # neither kernel is there
         "transformers, dynamic padding, FlashAttention 2 without attention dropout",
         "two passes, compiled",
@@ -270,8 +282,67 @@ def test_the_gpu_script_ends_without_a_gpu_and_writes_the_rows_of_every_part(mon
     assert timed >= {setting.name for setting in gpu.SETTINGS if not setting.flash}
     assert timed >= {"the formula", "bfloat16 passes, compiled"}
     assert not any(row.unit == "GiB at most" for row in rows)
-    assert "failed" in (tmp_path / "results.md").read_text()
+    render(tmp_path)
     assert "failed" in (tmp_path / "results.csv").read_text()
+    table = (tmp_path / "results.md").read_text()
+    assert "failed" in table
+    upstream = next(line for line in table.splitlines() if f"| {gpu.UPSTREAM} |" in line)
+    assert " to " in upstream, "no factor against the first row of the case"
+
+
+def test_the_gpu_script_imports_nothing_that_only_reports_need():
+    code = (
+        "import sys, importlib; [sys.modules.__setitem__(name, None) for name in "
+        "('datasets', 'evaluate', 'papermill', 'nbformat', 'nbconvert', 'IPython', 'sentence_transformers')]; "
+        "importlib.import_module('benchmarks.gpu')"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_gpu_run_that_is_killed_leaves_every_row_it_measured(uncompiled, tmp_path, monkeypatch):
+    rows = [Row("gpu", "case", name, [1.0]) for name in "ab"]
+
+    def killed(options, device):
+        yield from rows
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(gpu.PARTS, "fine-tuning", killed)
+    with pytest.raises(KeyboardInterrupt):
+        of_gpu(tmp_path, "fine-tuning")
+    stored = json.loads((tmp_path / "results.json").read_text())["parts"]["gpu tiny, SST-2, 2 rows"]["rows"]
+    assert [Row(**row) for row in stored] == rows
+
+
+def test_no_row_of_a_gpu_run_begins_when_the_time_is_over(uncompiled, tmp_path, capsys):
+    parts = of_gpu(tmp_path, "pretraining", "attention", "--seconds", "0")["parts"]
+    assert list(parts) == ["gpu pretraining"]
+    assert len(parts["gpu pretraining"]["rows"]) == 1
+    assert "are over" in capsys.readouterr().err
+
+
+def test_runs_of_several_tasks_stand_side_by_side(uncompiled, tmp_path, monkeypatch):
+    monkeypatch.setitem(gpu.PARTS, "fine-tuning", lambda options, device: iter(ROWS[:1]))
+    of_gpu(tmp_path, "fine-tuning", "--lora", "2")
+    assert list(of_gpu(tmp_path, "fine-tuning")["parts"]) == [
+        "gpu tiny, SST-2, 2 rows, LoRA 2",
+        "gpu tiny, SST-2, 2 rows",
+    ]
+
+
+@pytest.mark.parametrize("seed_shift", [0, 1])
+def test_the_proof_of_the_two_passes_tells_rounding_from_other_pairs(uncompiled, monkeypatch, seed_shift):
+    monkeypatch.setattr(sys.modules["torch.nn.attention.flex_attention"], "_validate_device", lambda *states: None)
+    drawn = gpu_attention.kept
+    monkeypatch.setattr(gpu_attention, "kept", lambda rate, seed, *sizes: drawn(rate, seed + seed_shift, *sizes))
+    torch.manual_seed(0)
+    shapes = ((2, 4, 64, 32), (2, 2, 64, 32), (2, 2, 64, 32))
+    states = [torch.randn(shape, dtype=torch.bfloat16, requires_grad=True) for shape in shapes]
+    plain, passes = gpu_attention.proof("case", states, 32**-0.5)
+    assert (passes.value < 2 * plain.value) == (not seed_shift)
+
+
+def test_pretraining_on_a_gpu_has_the_rows_of_the_kits_own():
+    assert gpu_pretraining.LENGTH == LENGTH
 
 
 def test_the_gpu_script_trains_lora_matrices_only():
@@ -303,4 +374,5 @@ def test_batches_of_random_tokens_have_the_sampled_lengths():
     assert [row["attention_mask"].sum().item() for row in rows] == [
         sum(workload.sample("SST-2", 6)[at : at + 2]) for at in (0, 2, 4)
     ]
-    assert set(rows[0]) == set(collate([{"input_ids": [1], "labels": 0}], 0))
+    assert set(rows[0]) == {"input_ids", "attention_mask", "labels"}
+    assert rows[0]["labels"].tolist() == [0, 1]
