@@ -102,10 +102,19 @@ def build(setting: Setting, shape: str, rank: int, device: torch.device) -> PreT
     if rank:
         model = with_lora(model, rank, setting.upstream)
     if setting.compiled:
-        # a soft-cap that is a symbol, as every number is with `dynamic`, breaks the graph in each layer of the kit
-        torch._dynamo.config.specialize_float = True
+        whole_graphs()
         model.compile(dynamic=True)
     return model.train()
+
+
+def whole_graphs() -> None:
+    """Let torch.compile join all layers of the kit in one graph; without, it breaks in every one of them.
+
+    A soft-cap is a constant, and no symbol; what a layer notes for its reader (the path it took, what is read of it)
+    need not be noted again when checkpointing calls it again.
+    """
+    torch._dynamo.config.specialize_float = True
+    torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint = True
 
 
 def with_lora(model: PreTrainedModel, rank: int, upstream: bool) -> PreTrainedModel:
