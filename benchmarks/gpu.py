@@ -8,9 +8,9 @@
 Every row is one configuration: packed or padded, with and without gradient checkpointing and torch.compile, and
 transformers' own classifier with dynamic padding, with FlashAttention 2 where it is installed. Then attention alone
 (see gpu_attention) and the pretraining of a small decoder (see gpu_pretraining). A configuration that does not fit is a
-row that says so. Every row is on disk as soon as it is measured, and none begins after `--seconds`: a lent GPU is taken
-back without a word. Nothing is imported that only reports need. Without a GPU the times are those of the processor, and
-the result says that no GPU was measured.
+row that says so. Every row is on disk as soon as it is measured, and nothing begins after `--seconds`: a lent GPU is
+taken back without a word. Nothing is imported that only reports need. Without a GPU the times are those of the
+processor, and the result says that no GPU was measured.
 """
 
 from __future__ import annotations
@@ -207,16 +207,16 @@ def measure(
     return table
 
 
-def tuning(options: argparse.Namespace, device: torch.device) -> Iterator[Row]:
-    """Every setting of this shape on this task."""
+def tuning(options: argparse.Namespace, device: torch.device) -> Iterator[list[Row]]:
+    """Every setting of this shape on this task, the rows of each together."""
     rows = batches(options.task, options.batch, options.updates + WARM_UP, SHAPES[options.shape][-1], options.data_dir)
     top = matmul_rate(device, 8192 if device.type == "cuda" else 256)
-    yield Row("gpu", "matrix product", "ceiling", value=top / 1e12, unit="TFLOP/s")
+    yield [Row("gpu", "matrix product", "ceiling", value=top / 1e12, unit="TFLOP/s")]
     for setting in SETTINGS:
-        yield from measure(setting, options, rows, device, top)
+        yield measure(setting, options, rows, device, top)
 
 
-PARTS: dict[str, Callable[[argparse.Namespace, torch.device], Iterator[Row]]] = {
+PARTS: dict[str, Callable[[argparse.Namespace, torch.device], Iterator[list[Row]]]] = {
     "fine-tuning": tuning,
     "attention": lambda options, device: attention(device),
     "pretraining": lambda options, device: pretraining(device),
@@ -241,7 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--task", choices=MAX_LENGTH, default="BoolQ", help="whose lengths the rows have")
     parser.add_argument("--batch", type=int, default=32, help="rows of an update")
     parser.add_argument("--updates", type=int, default=8, help="counted updates")
-    parser.add_argument("--seconds", type=float, default=540, help="no row is begun after so many")
+    parser.add_argument("--seconds", type=float, default=540, help="nothing more is begun after so many")
     parser.add_argument("--data-dir", type=Path, help="folder of data sets for the lengths of real rows")
     parser.add_argument("--out", type=Path, default=RESULTS / "gpu", help="folder for the results")
     options = parser.parse_args(arguments)
@@ -256,11 +256,12 @@ def main(arguments: list[str] | None = None) -> int:
     known = facts(options, device)
     for part in chosen:
         name, rows = case_of(options) if part == "fine-tuning" else part, []
-        for row in PARTS[part](options, device):
-            rows.append(row)
+        for found in PARTS[part](options, device):
+            rows += found
             seconds = time.monotonic() - start
             store(f"gpu {name}", "one process", by_case(rows), known, options.out)
-            print(f"{seconds:.0f} s: {line(row)}", file=sys.stderr, flush=True)
+            for row in found:
+                print(f"{seconds:.0f} s: {line(row)}", file=sys.stderr, flush=True)
             if seconds > options.seconds:
                 print(f"{options.seconds:.0f} s are over; what was measured is in {options.out.name}", file=sys.stderr)
                 return 0

@@ -24,7 +24,7 @@ SOFTCAP, RATE = 50.0, 0.1
 WIDE = 10.0  # standard deviation of the scores of the proof: what a soft-cap bends
 
 
-def attention(device: torch.device) -> Iterator[Row]:
+def attention(device: torch.device) -> Iterator[list[Row]]:
     """The proof; then forward and backward of every way, in turns, and the peak of memory of each."""
     rows, heads, kv_heads, width, dim = SIZES[device.type]
     torch.manual_seed(0)
@@ -37,13 +37,12 @@ def attention(device: torch.device) -> Iterator[Row]:
     for name, way in ways(states, dim**-0.5).items():
         call = clocked(partial(once, way, states, device))
         try:
-            for gib in peak(call):
-                yield Row("gpu attention", f"{case}: memory", name, value=gib, unit="GiB at most")
+            yield [Row("gpu attention", f"{case}: memory", name, value=gib, unit="GiB at most") for gib in peak(call)]
             calls[name] = call
         except Exception as error:  # a kernel that this device lacks: the others go on
-            yield Row("gpu attention", case, name, note=why(error))
-    for name, took in take_turns(calls, 5).items():
-        yield Row("gpu attention", case, name, took, rows * width, rows)
+            yield [Row("gpu attention", case, name, note=why(error))]
+    taken = take_turns(calls, 5)
+    yield [Row("gpu attention", case, name, took, rows * width, rows) for name, took in taken.items()]
 
 
 def why(error: Exception) -> str:
@@ -51,7 +50,7 @@ def why(error: Exception) -> str:
     return f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
 
 
-def proof(case: str, states: Sequence[Tensor], scaling: float) -> Iterator[Row]:
+def proof(case: str, states: Sequence[Tensor], scaling: float) -> Iterator[list[Row]]:
     """How far the formula in bfloat16 and the two passes are from the formula in float32, to the gradient."""
     query, key, _ = states
     scaling *= WIDE
@@ -77,17 +76,11 @@ def proof(case: str, states: Sequence[Tensor], scaling: float) -> Iterator[Row]:
                 for mine, right in zip(found(way, states, direction), exact, strict=True)
             ]
         except Exception as error:  # a kernel that this device lacks
-            yield Row("gpu attention", case, name, note=why(error))
+            yield [Row("gpu attention", case, name, note=why(error))]
         else:
             said = ", ".join(f"{100 * gap:.2f}" for gap in gaps)
-            yield Row(
-                "gpu attention",
-                case,
-                name,
-                value=100 * max(gaps),
-                unit="% of the largest value",
-                note=f"output, gradients of query, key, value: {said}",
-            )
+            note, unit = f"output, gradients of query, key, value: {said}", "% of the largest value"
+            yield [Row("gpu attention", case, name, value=100 * max(gaps), unit=unit, note=note)]
 
 
 def found(way: Callable[..., Tensor], states: Sequence[Tensor], direction: Tensor) -> list[Tensor]:

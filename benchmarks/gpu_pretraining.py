@@ -37,7 +37,7 @@ WAYS = {
 }
 
 
-def pretraining(device: torch.device) -> Iterator[Row]:
+def pretraining(device: torch.device) -> Iterator[list[Row]]:
     """Causal updates of random rows, every way in turn for every size of batch."""
     shape, batches = SIZES[device.type]
     for rows in batches:
@@ -48,9 +48,9 @@ def pretraining(device: torch.device) -> Iterator[Row]:
                 call()
                 calls[name] = call
             except Exception as error:  # out of memory, or no compiler here: the others go on
-                yield Row("gpu pretraining", case, name, note=why(error))
-        for name, took in take_turns(calls, 5).items():
-            yield Row("gpu pretraining", case, name, took, rows * LENGTH, rows)
+                yield [Row("gpu pretraining", case, name, note=why(error))]
+        taken = take_turns(calls, 5)
+        yield [Row("gpu pretraining", case, name, took, rows * LENGTH, rows) for name, took in taken.items()]
         del calls, call
         torch.compiler.reset()
         gc.collect()

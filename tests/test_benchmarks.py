@@ -303,7 +303,7 @@ def test_a_gpu_run_that_is_killed_leaves_every_row_it_measured(uncompiled, tmp_p
     rows = [Row("gpu", "case", name, [1.0]) for name in "ab"]
 
     def killed(options, device):
-        yield from rows
+        yield rows
         raise KeyboardInterrupt
 
     monkeypatch.setitem(gpu.PARTS, "fine-tuning", killed)
@@ -313,15 +313,15 @@ def test_a_gpu_run_that_is_killed_leaves_every_row_it_measured(uncompiled, tmp_p
     assert [Row(**row) for row in stored] == rows
 
 
-def test_no_row_of_a_gpu_run_begins_when_the_time_is_over(uncompiled, tmp_path, capsys):
+def test_nothing_of_a_gpu_run_begins_when_the_time_is_over(uncompiled, tmp_path, capsys):
     parts = of_gpu(tmp_path, "pretraining", "attention", "--seconds", "0")["parts"]
     assert list(parts) == ["gpu pretraining"]
-    assert len(parts["gpu pretraining"]["rows"]) == 1
+    assert len(parts["gpu pretraining"]["rows"]) == len(gpu_pretraining.WAYS), "what was measured together is stored"
     assert "are over" in capsys.readouterr().err
 
 
 def test_runs_of_several_tasks_stand_side_by_side(uncompiled, tmp_path, monkeypatch):
-    monkeypatch.setitem(gpu.PARTS, "fine-tuning", lambda options, device: iter(ROWS[:1]))
+    monkeypatch.setitem(gpu.PARTS, "fine-tuning", lambda options, device: iter([ROWS[:1]]))
     of_gpu(tmp_path, "fine-tuning", "--lora", "2")
     assert list(of_gpu(tmp_path, "fine-tuning")["parts"]) == [
         "gpu tiny, SST-2, 2 rows, LoRA 2",
@@ -337,7 +337,7 @@ def test_the_proof_of_the_two_passes_tells_rounding_from_other_pairs(uncompiled,
     torch.manual_seed(0)
     shapes = ((2, 4, 64, 32), (2, 2, 64, 32), (2, 2, 64, 32))
     states = [torch.randn(shape, dtype=torch.bfloat16, requires_grad=True) for shape in shapes]
-    plain, passes = gpu_attention.proof("case", states, 32**-0.5)
+    (plain,), (passes,) = gpu_attention.proof("case", states, 32**-0.5)
     assert (passes.value < 2 * plain.value) == (not seed_shift)
 
 
