@@ -19,6 +19,7 @@ import pandas as pd
 from benchmarks.stored import stored
 from benchmarks.targets import verdicts
 from benchmarks.timing import Row, ratios
+from gemma_encoder.errors import InputError
 from gemma_encoder.reports.files import write_whole
 from gemma_encoder.reports.html import check_html, page
 from gemma_encoder.reports.plots import PALETTE, SHAPES, THEME, png
@@ -199,4 +200,7 @@ def render(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    render(Path(sys.argv[1]))
+    try:
+        render(Path(sys.argv[1]))
+    except InputError as error:
+        sys.exit(f"error: {error}")

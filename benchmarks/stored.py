@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.timing import Row
+from gemma_encoder.errors import InputError
 from gemma_encoder.paths import ROOT
 from gemma_encoder.reports.files import write_whole
 
@@ -29,6 +30,8 @@ def store(part: str, how: str, rows: Sequence[Row], known: dict[str, str], out: 
 
 def stored(out: Path) -> tuple[list[Row], dict[str, str]]:
     """Every row of a folder, and what its readers have to know."""
+    if not (out / FILE).is_file():
+        raise InputError(f"no {FILE} in {str(out)!r}; valid: a folder that a benchmark wrote")
     found = json.loads((out / FILE).read_text())
     rows = [Row(**row) for part in found["parts"].values() for row in part["rows"]]
     how = {f"{name}, measured in": part["measured in"] for name, part in found["parts"].items()}
