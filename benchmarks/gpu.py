@@ -8,8 +8,9 @@
 Every row is one configuration: packed or padded, with and without gradient checkpointing and torch.compile, and
 transformers' own classifier with dynamic padding, with FlashAttention 2 where it is installed. Then attention alone
 (see gpu_attention) and the pretraining of a small decoder (see gpu_pretraining). A configuration that does not fit is a
-row that says so. Every row is on disk as soon as it is measured, and nothing begins after `--seconds`. Nothing is imported that only reports need. Without a GPU the times are those of the
-processor, and the result says that no GPU was measured.
+row that says so. Every row is on disk as soon as it is measured, and nothing begins after `--seconds`. Nothing is
+imported that only reports need. Without a GPU the times are those of the processor, and the result says that no GPU
+was measured.
 """
 
 from __future__ import annotations
