@@ -17,13 +17,16 @@ from gemma_encoder import GemmaEncoderForSequenceClassification, load_model, loa
 from gemma_encoder.cli import main
 from gemma_encoder.errors import InputError, VisibilityError
 from gemma_encoder.experiments import run as run_module
+from gemma_encoder.experiments import store
 from gemma_encoder.experiments.run import TrainingError, run, split, train
 from gemma_encoder.experiments.spec import PADDINGS, RunSpec
 from gemma_encoder.experiments.store import load, run_folder, whole_folder
 from gemma_encoder.experiments.sweep import SweepError, sweep
 from gemma_encoder.experiments.watch import rows_of
+from gemma_encoder.tasks import get_task
 from gemma_encoder.tokens import token_ids
 
+AVAILABLE = torch.cuda.is_available()
 SPEC = RunSpec(task="sst2", train_examples=64, epochs=1, batch_size=16, learning_rate=1e-3)
 
 
@@ -95,6 +98,106 @@ def test_a_changed_data_file_is_another_run(tmp_path):
     before = run_folder(spec, tmp_path)
     (folder / "train.jsonl").write_text(row + row)
     assert run_folder(spec, tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [
+        (store.torch, "__version__", "1.0.0"),
+        (store.transformers, "__version__", "1.0.0"),
+        (torch.cuda, "is_available", lambda: not AVAILABLE),
+        (store, "get_task", lambda name: replace(get_task(name), metrics=("matthews",))),
+    ],
+    ids=["torch", "transformers", "device", "the task's definition"],
+)
+def test_what_computes_and_what_is_asked_make_another_run(where, name, value, tmp_path, monkeypatch):
+    before = run_folder(SPEC, tmp_path)
+    monkeypatch.setattr(where, name, value)
+    assert run_folder(SPEC, tmp_path) != before
+
+
+def test_a_repaired_version_of_torch_is_the_same_run(tmp_path, monkeypatch):
+    before, (major, minor, *_) = run_folder(SPEC, tmp_path), torch.__version__.split(".")
+    monkeypatch.setattr(store.torch, "__version__", f"{major}.{minor}.99+cpu")
+    assert run_folder(SPEC, tmp_path) == before
+
+
+@pytest.mark.parametrize("content", ['{"matth', None], ids=["half a file", "no file"])
+def test_a_result_that_cannot_be_read_is_made_again(content, tmp_path):
+    first = run(SPEC, tmp_path)
+    broken = first.folder / "metrics.json"
+    broken.unlink()
+    if content:
+        broken.write_text(content)
+    assert load(SPEC, tmp_path) is None
+    assert run(SPEC, tmp_path).metrics == first.metrics
+    assert [path.name for path in tmp_path.iterdir()] == [first.folder.name]
+
+
+RACE = """
+import sys, time
+from pathlib import Path
+from gemma_encoder.experiments import run as module
+from gemma_encoder.experiments.spec import RunSpec
+
+root = Path({root!r})
+train = module.train
+def slow(spec, working):
+    time.sleep(1)  # the others are there by now
+    with (root.parent / "trained").open("a") as file:
+        file.write("once ")
+    return train(spec, working)
+
+module.train, module.CHECKPOINT_SECONDS = slow, 0
+(root.parent / f"here-{{sys.argv[1]}}").touch()
+while len(list(root.parent.glob("here-*"))) < 3:
+    time.sleep(0.01)
+print(module.run({spec!r}, root).score)
+"""
+
+
+def test_processes_that_ask_for_one_run_train_it_once(tmp_path):
+    root = tmp_path / "runs"
+    command = [sys.executable, "-c", RACE.format(root=str(root), spec=SPEC)]
+    running = [subprocess.Popen([*command, str(at)], stdout=subprocess.PIPE, text=True) for at in range(3)]
+    said = [process.communicate(timeout=300)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert len(set(said)) == 1 and (tmp_path / "trained").read_text() == "once "
+    assert [path.name for path in root.iterdir()] == [run_folder(SPEC, root).name]
+
+
+def test_a_folder_with_folders_in_it_is_whole_too(tmp_path):
+    with whole_folder(tmp_path / "model") as folder:
+        (folder / "templates").mkdir()
+        (folder / "templates" / "tool.jinja").write_text("{{ messages }}")
+    assert (tmp_path / "model" / "templates" / "tool.jinja").is_file()
+
+
+def test_what_finds_its_place_taken_is_kept_and_named(tmp_path):
+    target = tmp_path / "model"
+
+    def late():
+        with whole_folder(target) as folder:
+            (folder / "weights").write_text("hours of work")
+            target.mkdir()
+            (target / "note").write_text("of somebody else")
+
+    with pytest.raises(FileExistsError, match=r"cannot be written: .*; what belongs there is in") as caught:
+        late()
+    assert [path.name for path in target.iterdir()] == ["note"]
+    (kept,) = (path for path in tmp_path.iterdir() if path != target)
+    assert repr(str(kept)) in str(caught.value) and (kept / "weights").read_text() == "hours of work"
+
+
+def test_a_model_that_cannot_be_kept_costs_no_result(tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(run_module, "_keep", full)
+    with pytest.raises(OSError, match="disk full"):
+        run(SPEC, tmp_path / "runs", keep=tmp_path / "model")
+    assert load(SPEC, tmp_path / "runs") is not None
+    assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
 def test_a_block_that_fails_leaves_nothing(tmp_path):

@@ -32,7 +32,7 @@ from transformers.trainer_callback import PrinterCallback
 from gemma_encoder.attention import paths_taken
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.spec import RunSpec
-from gemma_encoder.experiments.store import RUNS, RunResult, check_writable, load, run_folder, save, whole_folder
+from gemma_encoder.experiments.store import RUNS, RunResult, alone, check_writable, load, run_folder, save, whole_folder
 from gemma_encoder.experiments.watch import rows_of, watch
 from gemma_encoder.loading import load_tokenizer
 from gemma_encoder.memory import keep_freed_memory
@@ -230,11 +230,10 @@ def _keep(model: nn.Module, tokenizer: PreTrainedTokenizerBase, target: Path) ->
         tokenizer.save_pretrained(folder)
 
 
-def train(spec: RunSpec, working: Path, keep: Path | None = None) -> tuple[RunResult, list[dict]]:
-    """Fine-tune as `spec` says; returns the result (not yet on disk) and one prediction per validation row.
+def train(spec: RunSpec, working: Path) -> tuple[RunResult, list[dict], nn.Module]:
+    """Fine-tune as `spec` says; returns the result (not yet on disk), one prediction per validation row, and the model.
 
-    `working` holds the checkpoints of a long run, and training goes on from the last one it finds there. With `keep`,
-    the fine-tuned model and its tokenizer are written to that folder.
+    `working` holds the checkpoints of a long run, and training goes on from the last one it finds there.
     """
     keep_freed_memory()
     task, rows = get_task(spec.task), split(spec)
@@ -270,8 +269,6 @@ def train(spec: RunSpec, working: Path, keep: Path | None = None) -> tuple[RunRe
     environment["resumed"] = str(resumed)
     if spec.precision == "bfloat16":
         environment["batch_spread"] = _batch_spread(evaluate, curve.last)
-    if keep is not None:
-        _keep(model, tokenizer, keep)
 
     final = {name: curve.last if name == "validation" else evaluate(name) for name in references}
     metrics = joined({name: part.metrics for name, part in final.items()})
@@ -282,14 +279,15 @@ def train(spec: RunSpec, working: Path, keep: Path | None = None) -> tuple[RunRe
     ]
     points = [row for row in trainer.state.log_history if "validation_loss" in row]
     timing = _timing(seconds, spec.epochs, features["train"]["input_ids"][:], task.has_lists)
-    return RunResult(spec, metrics, score(task, metrics), points, timing, environment, Path(os.devnull)), answers
+    return RunResult(spec, metrics, score(task, metrics), points, timing, environment, Path(os.devnull)), answers, model
 
 
 def run(spec: RunSpec, root: Path = RUNS, keep: Path | None = None) -> RunResult:
     """The result of `spec`: read if it was ever finished, trained and stored otherwise.
 
-    A run that was killed goes on from its last checkpoint, if it ran long enough to write one. With `keep`, a folder
-    that must not exist yet, the fine-tuned model is kept there; a finished run is then trained again.
+    A run that was killed goes on from its last checkpoint, if it ran long enough to write one, and one that another
+    process is at is waited for. With `keep`, a folder that must not exist yet, the fine-tuned model is kept there; a
+    finished run is then trained again.
     """
     if keep is not None and keep.exists():
         raise InputError(f"folder {str(keep)!r} is there already; valid: a new one")
@@ -302,12 +300,23 @@ def run(spec: RunSpec, root: Path = RUNS, keep: Path | None = None) -> RunResult
         )
     for folder in [root, *([keep.parent] if keep else [])]:
         check_writable(folder)  # before hours of training, not after
-    working = root / f".{run_folder(spec, root).name}.training"
+    name = run_folder(spec, root).name
+    with alone(root / f".{name}.lock"):
+        if keep is None and (finished := load(spec, root)):
+            return finished  # another process made it meanwhile
+        return _trained(spec, root, root / f".{name}.training", keep)
+
+
+def _trained(spec: RunSpec, root: Path, working: Path, keep: Path | None) -> RunResult:
+    """Train and store. The result is stored before the model, which is larger and may find no room."""
     for folder in working.glob(CHECKPOINT):
         if not (folder / "trainer_state.json").exists():  # Trainer writes it last: the run was killed while saving
             shutil.rmtree(folder)
     try:
-        result = save(*train(spec, working, keep), root)
+        result, predictions, model = train(spec, working)
+        result = save(result, predictions, root)
+        if keep is not None:
+            _keep(model, load_tokenizer(spec.model), keep)
         shutil.rmtree(working, ignore_errors=True)
         return result
     finally:

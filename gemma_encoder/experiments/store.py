@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +13,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO
+
+import torch
+import transformers
 
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.spec import RunSpec
@@ -48,13 +53,23 @@ def code_digest() -> str:
 
 
 def identity(spec: RunSpec) -> dict[str, object]:
-    """What makes a result: settings, content of model and data, code."""
+    """What makes a result: settings, the task's definition, content of model and data, code, and what computes."""
+    task = get_task(spec.task)
     return {
         **spec.settings(),
+        "task_definition": asdict(task),
         "model_sha256": model_digest(spec.model),
-        "data_sha256": data_digest(get_task(spec.task), spec.data),
+        "data_sha256": data_digest(task, spec.data),
         "code_sha256": code_digest(),
+        "torch": _series(torch.__version__),
+        "transformers": _series(transformers.__version__),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
+
+
+def _series(version: str) -> str:
+    """Major and minor number: what comes behind repairs faults."""
+    return ".".join(version.split(".")[:2])
 
 
 def run_folder(spec: RunSpec, root: Path = RUNS) -> Path:
@@ -64,13 +79,16 @@ def run_folder(spec: RunSpec, root: Path = RUNS) -> Path:
 
 
 def load(spec: RunSpec, root: Path = RUNS) -> RunResult | None:
-    """The finished result of `spec`, or None."""
+    """The finished result of `spec`, or None; files that are missing or cut off are no result."""
     folder = run_folder(spec, root)
-    if not folder.is_dir():
+    try:
+        parts = {
+            name: json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "timing", "environment")
+        }
+        curve = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+        score = parts["metrics"].pop("score")
+    except (FileNotFoundError, ValueError, KeyError):
         return None
-    parts = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "timing", "environment")}
-    curve = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
-    score = parts["metrics"].pop("score")
     return RunResult(spec, parts["metrics"], score, curve, parts["timing"], parts["environment"], folder)
 
 
@@ -85,22 +103,49 @@ def check_writable(folder: Path) -> None:
 
 
 @contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """One process at a time is in this block, the others wait; the file `lock` is there as long as one of them is."""
+    while True:
+        with lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # the system gives it free when a process is killed
+            if not _is_at(file, lock):  # the one before has removed it: a third process may have locked a new one
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _is_at(file: IO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """A scratch folder that becomes `target` when the block ends well, and vanishes when it does not."""
+    """A scratch folder that becomes `target` when the block ends well, and vanishes when it does not.
+
+    FileExistsError where something else has become `target` meanwhile: the scratch folder, which it names, then stays.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield scratch
-        for path in scratch.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        try:
-            scratch.rename(target)
-        except OSError:  # another process finished the same run first: its result is as good
-            if not target.is_dir():
-                raise
-    finally:
+        for path in scratch.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+    except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    try:
+        scratch.rename(target)
+    except OSError as error:
+        said = f"{str(target)!r} cannot be written: {error.strerror}; what belongs there is in {str(scratch)!r}"
+        raise FileExistsError(said) from error
 
 
 def _lines(rows: list[dict]) -> str:
@@ -108,8 +153,11 @@ def _lines(rows: list[dict]) -> str:
 
 
 def save(result: RunResult, predictions: list[dict], root: Path = RUNS) -> RunResult:
-    """Write a finished run; returns the result as it lies on disk."""
+    """Write a finished run, in place of one that cannot be read; returns the result as it lies on disk."""
     target = run_folder(result.spec, root)
+    if finished := load(result.spec, root):
+        return finished  # of the same run, and as good
+    shutil.rmtree(target, ignore_errors=True)
     with whole_folder(target) as folder:
         parts = {
             "spec": {**asdict(result.spec), **identity(result.spec)},
