@@ -30,6 +30,8 @@ from gemma_encoder.paths import DATA
 
 TINY = "tiny"
 DENIED = re.compile(r"gated|\b40[13]\b")  # bounded: a commit may hold these digits
+# files beside a checkpoint that say something to people only
+UNREAD = re.compile(r"\..*|.*\.(md|rst|pdf|png|jpe?g)|(readme|licen[cs]e|notice)(\.txt)?", re.IGNORECASE)
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # what a language model of a supported family has on top of its decoder, or encoder
 LM_HEADS = ("lm_head.", "embed_out.", "decoder.", "head.")
@@ -191,15 +193,27 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-@cache
 def model_digest(name: str | Path) -> str:
-    """sha256 over the files of a checkpoint folder; for a hub model, the commit of its revision."""
+    """sha256 over a checkpoint folder, what is for people left out; for a hub model, the commit of its revision."""
     folder = Path(checkpoint_path(name))
     if not folder.is_dir():
-        load_with(AutoConfig.from_pretrained, name)  # says what is wrong with the model
-        return extract_commit_hash(load_with(cached_file, name, filename="config.json"), None)
+        return _commit(str(name))
+    paths = sorted(path for path in folder.resolve().iterdir() if path.is_file() and not UNREAD.fullmatch(path.name))
+    stats = [path.stat() for path in paths]
+    return _files_digest(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in zip(paths, stats, strict=True)))
+
+
+@cache
+def _commit(name: str) -> str:
+    load_with(AutoConfig.from_pretrained, name)  # says what is wrong with the model
+    return extract_commit_hash(load_with(cached_file, name, filename="config.json"), None)
+
+
+@cache
+def _files_digest(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """sha256 over files, each given with its size and time: one that is written anew is read anew."""
     whole = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".model")):
+    for path, *_ in files:
         whole.update(path.name.encode())
         with path.open("rb") as file:
             whole.update(hashlib.file_digest(file, "sha256").digest())

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
+from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification, loading
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.shapes import SHAPES, shape_of
 from gemma_encoder.families import ffn_modules
@@ -210,7 +210,7 @@ def test_a_hub_model_is_taken_at_its_revision_also_from_an_earlier_download(hub,
         assert load_decoder(f"owner/model{name}", torch.float32).norm.weight[0] == number
         assert model_digest(f"owner/model{name}") == commit
     assert refused("owner/model@v2").startswith("no network for hub model 'owner/model@v2'")
-    model_digest.cache_clear()
+    loading._commit.cache_clear()
 
 
 def test_an_empty_revision_is_refused():
@@ -331,6 +331,28 @@ def test_the_digest_follows_the_weights(folder, tiny_decoder, tmp_path):
     save_file(weights, tmp_path / "other" / WEIGHTS, metadata={"format": "pt"})
     (tmp_path / "other" / "config.json").write_text((folder / "config.json").read_text())
     assert model_digest(folder) != model_digest(tmp_path / "other")
+
+
+def test_weights_that_are_written_anew_in_one_session_have_another_digest(folder):
+    before, weights = model_digest(folder), load_file(folder / WEIGHTS)
+    weights["norm.weight"][0] += 1
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    assert model_digest(folder) != before
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "merges.txt", "chat_template.jinja", "spiece.model"])
+def test_the_digest_follows_whatever_a_tokenizer_may_read(folder, name):
+    (folder / name).write_text("a b\n")
+    before = model_digest(folder)
+    (folder / name).write_text("a b\nc d\n")
+    assert model_digest(folder) != before
+
+
+@pytest.mark.parametrize("name", ["README.md", "LICENSE", "license.txt", "NOTICE", ".gitattributes"])
+def test_the_digest_passes_over_what_is_for_people(folder, name):
+    before = model_digest(folder)
+    (folder / name).write_text("text")
+    assert model_digest(folder) == before
 
 
 @pytest.mark.parametrize("switch", ["is_causal", "use_bidirectional_attention"])
