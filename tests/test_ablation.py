@@ -1,6 +1,7 @@
 """Ablations: which runs a table of variants asks for, how they become scores, and what the paper claims of them."""
 
 import dataclasses
+import json
 from itertools import product
 from pathlib import Path
 
@@ -131,16 +132,17 @@ def test_a_single_seed_has_no_interval_in_the_caption(asked):
 def test_the_floors_are_the_mean_over_both_validation_splits_of_mnli(monkeypatch):
     shares = {"m": 0.3, "mm": 0.4}
     rows = {"train": "t", "validation": "m", "validation_mismatched": "mm"}
-    monkeypatch.setattr(ablation, "load", lambda task, data: rows)
+    monkeypatch.setattr(ablation, "plain_split", lambda spec: rows)
     monkeypatch.setattr(ablation, "majority", lambda task, train, part: {"accuracy": shares[part]})
     monkeypatch.setattr(ablation, "bag_of_words", lambda task, train, part: {"accuracy": 2 * shares[part]})
-    assert ablation.floors.__wrapped__("mnli", "builtin") == pytest.approx({"majority": 35.0, "bag of words": 70.0})
+    found = ablation._floors.__wrapped__(RunSpec(task="mnli"), "digest")
+    assert found == pytest.approx({"majority": 35.0, "bag of words": 70.0})
 
 
 def test_the_floors_of_a_task_with_one_validation_split_are_those_of_that_split():
     task, rows = get_task("rte"), load(get_task("rte"))
     expected = {"majority": majority, "bag of words": bag_of_words}
-    found = ablation.floors("rte", "builtin")
+    found = ablation.floors(RunSpec(task="rte", train_examples=16))
     assert found == {
         label: pytest.approx(100 * floor(task, rows["train"], rows["validation"])["accuracy"])
         for label, floor in expected.items()
@@ -148,10 +150,42 @@ def test_the_floors_of_a_task_with_one_validation_split_are_those_of_that_split(
 
 
 def test_the_floors_of_held_out_rows_are_those_of_these_rows():
-    task, rows = get_task("rte"), split(RunSpec(task="rte", evaluate_on="holdout"))
+    spec = RunSpec(task="rte", evaluate_on="holdout")
+    task, rows = get_task("rte"), split(spec)
     expected = score(task, bag_of_words(task, rows["train"], rows["validation"]))
-    found = ablation.floors("rte", "builtin", "holdout")
-    assert found["bag of words"] == pytest.approx(expected) != ablation.floors("rte", "builtin")["bag of words"]
+    found = ablation.floors(spec)
+    assert found["bag of words"] == pytest.approx(expected) != ablation.floors(RunSpec(task="rte"))["bag of words"]
+
+
+@pytest.fixture
+def ranked(tmp_path):
+    """A folder with MS MARCO in which BM25 put the one relevant passage of each query third."""
+
+    def write(relevant=3):
+        passages = [
+            {"passage_id": f"p{at}", "text": f"text {at}", "label": int(at == relevant), "bm25_rank": at}
+            for at in (1, 2, 3, 4)
+        ]
+        (tmp_path / "msmarco").mkdir(exist_ok=True)
+        for name in ("train", "validation"):
+            row = {"query_id": name, "query": "which text", "passages": passages}
+            (tmp_path / "msmarco" / f"{name}.jsonl").write_text(json.dumps(row))
+        return str(tmp_path)
+
+    return write
+
+
+def test_the_floors_of_the_first_candidates_are_those_of_these(ranked):
+    spec = RunSpec(task="msmarco", data=ranked())
+    assert ablation.floors(spec)["bag of words"] == pytest.approx(100 / 3)
+    assert ablation.floors(dataclasses.replace(spec, candidates=2))["bag of words"] == 0
+
+
+def test_the_floors_follow_data_that_change_in_place(ranked):
+    spec = RunSpec(task="msmarco", data=ranked())
+    before = ablation.floors(spec)["bag of words"]
+    ranked(relevant=1)
+    assert before < ablation.floors(spec)["bag of words"] == 100
 
 
 @pytest.mark.parametrize("name", CLAIMS)

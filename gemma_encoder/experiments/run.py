@@ -68,12 +68,24 @@ class TrainingError(RuntimeError):
 
 
 def split(spec: RunSpec) -> DatasetDict:
-    """The rows a run trains on and is scored on: "train", "validation", and further validation splits of the task.
+    """The rows a run trains on and is scored on: those of `plain_split`, of train the first `spec.train_examples`.
+
+    For ranking, train holds lists drawn from its queries, the same for every seed of a spec.
+    """
+    task, rows = get_task(spec.task), plain_split(spec)
+    if spec.train_examples:
+        rows["train"] = rows["train"].select(range(min(spec.train_examples, len(rows["train"]))))
+    if task.kind == "ranking":
+        rows["train"] = training_lists(task, rows["train"], spec.list_size, SUBSET_SEED)
+    return rows
+
+
+def plain_split(spec: RunSpec) -> DatasetDict:
+    """All training rows in their fixed shuffle, and those scored: "validation", further validation splits of the task.
 
     With evaluate_on="holdout" all come from the training split, the last tenth of its fixed shuffle being scored; rows
-    about one passage stay on one side.
-    For ranking, train holds lists drawn from its queries, the same for every seed of a spec, and the others the first
-    `spec.candidates` passages of BM25.
+    that share their first text stay on one side. For ranking, the rows scored hold the first `spec.candidates`
+    passages of BM25.
     """
     task = get_task(spec.task)
     rows = load_task(task, spec.data)
@@ -81,10 +93,6 @@ def split(spec: RunSpec) -> DatasetDict:
     if spec.evaluate_on == "holdout":
         train, held = hold_out(task, train)
         scored = {"validation": held}
-    if spec.train_examples:
-        train = train.select(range(min(spec.train_examples, len(train))))
-    if task.kind == "ranking":
-        train = training_lists(task, train, spec.list_size, SUBSET_SEED)
     if spec.candidates:
         scored = {name: first_candidates(part, spec.candidates) for name, part in scored.items()}
     return DatasetDict(train=train, **scored)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
 import pandas as pd
 
 from gemma_encoder.errors import check_choice
-from gemma_encoder.experiments.run import split
+from gemma_encoder.experiments.run import plain_split
 from gemma_encoder.experiments.spec import RunSpec, spec_fields
 from gemma_encoder.experiments.sweep import sweep
 from gemma_encoder.reports.statistics import Summary, seed_means, summary
 from gemma_encoder.reports.tables import display_table
-from gemma_encoder.tasks import bag_of_words, get_task, joined, load, majority, score
+from gemma_encoder.tasks import bag_of_words, digest, get_task, joined, majority, score
 
 NBSP = "\N{NO-BREAK SPACE}"
 Variants = Mapping[str, Mapping[str, object]]
@@ -64,12 +65,16 @@ def score_label(tasks: Sequence[str]) -> str:
     return f"score on {tasks[0]} (points)" if len(tasks) == 1 else f"mean score over {len(tasks)} tasks (points)"
 
 
+def floors(spec: RunSpec) -> dict[str, float]:
+    """What needs no model on the rows that a run of `spec` is scored on, in points; fitted on all training rows."""
+    rows = RunSpec(task=spec.task, data=spec.data, evaluate_on=spec.evaluate_on, candidates=spec.candidates)
+    return _floors(rows, digest(get_task(spec.task), spec.data))
+
+
 @cache
-def floors(name: str, data: str, evaluate_on: str = "validation") -> dict[str, float]:
-    """What needs no model on a task, in points; over all its validation splits, as a run is scored."""
-    task = get_task(name)
-    held = evaluate_on == "holdout"
-    splits = dict(split(RunSpec(task=name, data=data, evaluate_on=evaluate_on)) if held else load(task, data))
+def _floors(spec: RunSpec, data_sha256: str) -> dict[str, float]:
+    """`floors`; data that changed in place has another digest, and is read anew."""
+    task, splits = get_task(spec.task), dict(plain_split(spec))
     train = splits.pop("train")
     return {
         label: score(task, joined({part: floor(task, train, rows) for part, rows in splits.items()}))
@@ -80,8 +85,7 @@ def floors(name: str, data: str, evaluate_on: str = "validation") -> dict[str, f
 def floors_of(runs: pd.DataFrame, data: str) -> dict[str, dict[str, float]]:
     """`floors` of every task of `runs`, over the rows that these were scored on."""
     return {
-        name: floors(name, data, part["run"].iloc[0].spec.evaluate_on)
-        for name, part in runs.groupby("task", sort=False)
+        name: floors(replace(part["run"].iloc[0].spec, data=data)) for name, part in runs.groupby("task", sort=False)
     }
 
 
