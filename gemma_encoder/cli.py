@@ -214,9 +214,14 @@ def _train(args: argparse.Namespace) -> int:
 
 def _choose(args: argparse.Namespace) -> int:
     from gemma_encoder.experiments.choose import choose_learning_rate
+    from gemma_encoder.experiments.sweep import SweepError
 
     spec = _spec(args, ("task", "model", "data", "learning_rate", "evaluate_on"))
-    best, scores = choose_learning_rate(spec, args.rates)
+    try:
+        best, scores = choose_learning_rate(spec, args.rates)
+    except SweepError as error:
+        print(f"gemma-encoder: {error}", file=sys.stderr)
+        return 2 if all(isinstance(failure, InputError) for failure in error.failures.values()) else 1
     for rate, score in scores.items():
         print(f"learning_rate {rate:g} score {score:.1f}")
     print(f"best {best:g}, on held-out training rows")

@@ -1,4 +1,4 @@
-"""YAML as people write settings: 2e-5 is a number."""
+"""YAML as people write settings: 2e-5 is a number, and what no type can hold is a fault of YAML."""
 
 from __future__ import annotations
 
@@ -6,10 +6,24 @@ import re
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which 2e-5 is a number, as everyone who types a learning rate expects."""
+    """YAML in which 2e-5 is a number, as everyone who types a learning rate expects.
+
+    A scalar that its type cannot hold, such as a date in month 13, is a YAMLError with its line.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """What the node stands for."""
+        try:
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except Exception as error:  # dates, numbers and booleans each raise their own kinds
+            said = f"{node.value!r} is not valid as {node.tag.rsplit(':', 1)[-1]}"
+            raise ConstructorError(None, None, said, node.start_mark) from error
 
 
 Loader.add_implicit_resolver(

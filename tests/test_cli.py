@@ -10,6 +10,8 @@ import pytest
 
 from gemma_encoder import GemmaEncoderForSequenceClassification
 from gemma_encoder.cli import main
+from gemma_encoder.errors import InputError
+from gemma_encoder.experiments.sweep import SweepError
 from gemma_encoder.paths import DATA
 
 
@@ -46,6 +48,8 @@ def refused(capsys, *argv: str) -> str:
         (["train", "sst2", "--set", "attention=both"], "unknown attention 'both'; valid: bidirectional"),
         (["train", "sst2", "--set", "epoch=3"], "unknown setting 'epoch' (did you mean 'epochs'?)"),
         (["train", "sst2", "--set", "epochs=many"], "epochs 'many' is a str; valid: int"),
+        (["train", "sst2", "--set", "pooling=2001-99-99"], "unknown pooling '2001-99-99'"),
+        (["train", "sst2", "--set", "pooling=!!int x"], "unknown pooling '!!int x'"),
         (["train", "sst2", "--set", "epochs"], "a setting is given as key=value, received 'epochs'"),
         (["train", "sst2", "--model", "nowhere"], "no model at 'nowhere'"),
         (["train", "sst2", "--model", "owner/model"], "--model tiny"),
@@ -143,6 +147,18 @@ def test_a_learning_rate_is_chosen_on_held_out_training_rows(tmp_path, capsys, m
     said = capsys.readouterr().out.splitlines()
     assert said[:2] == ["learning_rate 0.001 score 1.0", "learning_rate 0.003 score 3.0"]
     assert said[2].startswith("best 0.003")
+
+
+@pytest.mark.parametrize(("error", "code"), [(InputError("no data"), 2), (OSError("disk full"), 1)])
+def test_runs_that_fail_are_one_line(error, code, capsys, monkeypatch):
+    def fail(specs, *rest):
+        raise SweepError({specs[0]: InputError("no rows"), specs[1]: error}, len(specs))
+
+    monkeypatch.setattr("gemma_encoder.experiments.choose.sweep", fail)
+    assert main(["choose", "cola", "--rates", "1e-3", "3e-3"]) == code
+    said = capsys.readouterr()
+    assert said.err == "gemma-encoder: 2 of 2 runs failed; first: cola, seed 0: InputError('no rows')\n"
+    assert said.out == ""
 
 
 def _scored(spec):

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from yaml.constructor import ConstructorError
 from yaml.reader import ReaderError
 
 from gemma_encoder.errors import InputError, check_choice
@@ -46,9 +45,9 @@ TEXTS = {
 }
 
 
-def profile_names() -> list[str]:
+def profile_names(folder: Path = FOLDER) -> list[str]:
     """The profiles there are."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def load_profile(name: str, folder: Path = FOLDER) -> dict[str, Any]:
@@ -57,7 +56,7 @@ def load_profile(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     An unknown name, and a file that is no YAML or has an unknown or double key, a wrong type or settings that
     contradict each other, is an InputError; it names the line of the file.
     """
-    valid = sorted(path.stem for path in folder.glob("*.yaml"))
+    valid = profile_names(folder)
     path = Path(name) if name.endswith(".yaml") else folder / f"{check_choice('profile', name, valid)}.yaml"
     if not path.is_file():
         raise InputError(f"no profile file {name!r}; valid: a file, or {', '.join(valid)}")
@@ -132,24 +131,11 @@ def _at(line: int) -> Iterator[None]:
         raise _ProfileError(line, error) from None
 
 
-class _Loader(Loader):
-    """YAML in which a scalar that its type cannot hold, such as a date in month 13, is a fault with its line."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except yaml.YAMLError:
-            raise
-        except Exception as error:  # dates, numbers and booleans each raise their own kinds
-            said = f"{node.value!r} is not valid as {node.tag.rsplit(':', 1)[-1]}"
-            raise ConstructorError(None, None, said, node.start_mark) from error
-
-
 def _parsed(content: bytes) -> tuple[yaml.MappingNode, dict[str, Any]]:
     """The YAML of a profile, as nodes, which know their lines, and as values."""
     try:
         text = content.decode()
-        tree, profile = yaml.compose(text, Loader=_Loader), yaml.load(text, Loader=_Loader)
+        tree, profile = yaml.compose(text, Loader=Loader), yaml.load(text, Loader=Loader)
     except UnicodeDecodeError as error:
         line = 1 + content.count(b"\n", 0, error.start)
         raise _ProfileError(line, f"not UTF-8 at byte {error.start + 1} of the file") from None
