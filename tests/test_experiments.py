@@ -1,9 +1,13 @@
 """Runs: what a spec accepts, that results are whole, cached and repeatable, that one failure leaves the rest alone."""
 
 import json
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -18,6 +22,7 @@ from gemma_encoder.cli import main
 from gemma_encoder.errors import InputError, VisibilityError
 from gemma_encoder.experiments import run as run_module
 from gemma_encoder.experiments import store
+from gemma_encoder.experiments import sweep as sweep_module
 from gemma_encoder.experiments.run import TrainingError, run, split, train
 from gemma_encoder.experiments.spec import PADDINGS, RunSpec
 from gemma_encoder.experiments.store import load, run_folder, whole_folder
@@ -437,6 +442,39 @@ def test_a_sweep_keeps_order_runs_equal_specs_once_and_survives_a_failing_run(tm
     assert [result.spec for result in results] == [other, good, other]
     assert results[0] == results[2]
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
+
+
+def noted(spec, root):
+    """Stands for a run; that of seed 1 always ends as the system ends one that takes too much memory."""
+    with (root / str(spec.seed)).open("a") as file:
+        file.write("x")
+    if spec.seed == 1:
+        time.sleep(0.2)  # the run beside it has begun
+        os.kill(os.getpid(), signal.SIGKILL)
+    return spec.seed
+
+
+def test_a_process_that_is_killed_fails_its_own_run_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_module, "run", noted)
+    specs = [replace(SPEC, seed=seed) for seed in range(4)]
+    with pytest.raises(SweepError, match="1 of 4 runs failed") as caught:
+        sweep(specs, tmp_path, workers=2)
+    assert list(caught.value.failures) == [specs[1]]
+    tries = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert tries.keys() == {"0", "1", "2", "3"} and tries["1"] == "xx" and max(map(len, tries.values())) == 2
+
+
+def test_a_run_whose_process_is_killed_once_is_made(tmp_path):
+    def kill():
+        while not list(tmp_path.glob(".*.lock")):
+            time.sleep(0.01)
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    specs = [replace(SPEC, seed=seed) for seed in range(2)]
+    assert [result.spec for result in sweep(specs, tmp_path, workers=1)] == specs
+    killer.join()
 
 
 def test_a_sweep_gives_what_a_single_run_gives(tmp_path):
