@@ -172,6 +172,13 @@ CLASSES = "valid: 0 (negative), 1 (positive)"
         ({"sentence": "x", "label": "1"}, f"label '1'; {CLASSES}"),
         ({"sentence": "x", "label": None}, f"label None; {CLASSES}"),
         ('{"sentence": "x", "label": NaN}', f"label nan; {CLASSES}"),
+        ('{"sentence": "x", "label": 0, "label": 1}', "column 'label' is given more than once; valid: once"),
+        ({"sentence": "x", "label": 1}, "'idx' is there in some rows only; valid: in every row, or in none"),
+        ({"sentence": "x", "label": 1, "idx": 0}, "idx 0 is that of line 1 too; valid: each once"),
+        ({"sentence": "x", "label": 1, "idx": "7"}, "idx '7'; valid: an integer of 64 bits"),
+        ({"sentence": "x", "label": 1, "idx": 2**63}, "idx 9223372036854775808; valid: an integer of 64 bits"),
+        ({"sentence": "x", "label": 1, "idx": True}, "idx True; valid: an integer of 64 bits"),
+        ("[" * 100_000, "lists or objects too deep in each other; valid: a JSON object"),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
@@ -181,6 +188,13 @@ def test_a_bad_row_is_named_by_file_line_and_value(row, message, packed, folder)
     with pytest.raises(InputError) as caught:
         load(get_task("sst2"), folder)
     assert str(caught.value) == f"{path}, line 3: {message}"
+
+
+def test_an_integer_of_thousands_of_digits_is_named(folder):
+    path = write(folder, "sst2", "train", [ROWS[0], f'{{"sentence": "x", "label": {"1" * 5000}}}'])
+    with pytest.raises(InputError) as caught:
+        load(get_task("sst2"), folder)
+    assert str(caught.value).startswith(f"{path}, line 2: Exceeds the limit (4300 digits)")
 
 
 @pytest.mark.parametrize("label", ["5.01", "-0.1", "NaN", "Infinity", "true", '"3"', "null"])

@@ -24,7 +24,7 @@ from gemma_encoder.errors import InputError
 from gemma_encoder.hub import reachable
 from gemma_encoder.paths import DATA
 from gemma_encoder.tasks.task import HubSource, Task, get_task, task_names
-from gemma_encoder.tasks.views import VIEWS
+from gemma_encoder.tasks.views import VIEWS, text_problem, whole
 
 BUILTIN = DATA / "tasks"
 LAYOUT = "<suite>/<task>/<split>.jsonl[.gz]"
@@ -133,11 +133,27 @@ def _lines(path: Path) -> Iterator[tuple[int, object]]:
 
 def _parse(line: bytes, place: str) -> object:
     try:
-        return json.loads(line)
+        return json.loads(line, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise InputError(f"{place}: broken JSON at character {error.colno}: {error.msg}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{place}: not UTF-8 at byte {error.start + 1}") from error
+    except RecursionError:
+        raise InputError(f"{place}: lists or objects too deep in each other; valid: a JSON object") from None
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
+    except ValueError as error:  # Python reads no integer of thousands of digits
+        raise InputError(f"{place}: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, in which each key is given once."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise InputError(f"column {twice!r} is given more than once; valid: once")
+    return found
 
 
 def _hub(task: Task) -> HubSource:
@@ -166,18 +182,36 @@ def _hub_rows(task: Task, hub: HubSource) -> dict[str, list[dict]]:
 
 def _checked(task: Task, place: str, numbered: Iterable[tuple[int, object]]) -> Dataset:
     """The rows as a Dataset; a row that is not valid is an InputError naming `place` and its line."""
-    rows = []
+    rows, known = [], {}
     for number, row in numbered:
         try:
             rows.append(_valid(task, row))
+            _check_beside(task, rows[-1], known, number)
         except InputError as error:
             raise InputError(f"{place}, line {number}: {error}") from error
     if not rows:
         raise InputError(f"{place} has no rows; valid: at least one in every split")
     features = _features(task)
-    if "idx" not in features and all(type(row.get("idx")) is int for row in rows):
+    if "idx" not in features and rows[0].get("idx") is not None:
         features["idx"] = Value("int64")
     return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, Features(features))
+
+
+def _check_beside(task: Task, row: dict[str, Any], known: dict[Any, tuple[int, Any]], line: int) -> None:
+    """The row does not contradict those before it, of which `known` keeps what their `idx` named, and in which line."""
+    idx = row.get("idx")
+    if task.view == "multirc":
+        key, texts = (idx["paragraph"], idx["question"]), (row["paragraph"], row["question"])
+        first, before = known.setdefault(key, (line, texts))
+        if texts != before:
+            raise InputError(f"idx {short(idx)} names another paragraph or question in line {first}; valid: the same")
+    if isinstance(idx, dict):
+        return
+    given, _ = known.setdefault("given", (idx is not None, None))
+    if given != (idx is not None):
+        raise InputError("'idx' is there in some rows only; valid: in every row, or in none")
+    if idx is not None and known.setdefault(idx, (line, None))[0] != line:
+        raise InputError(f"idx {idx} is that of line {known[idx][0]} too; valid: each once")
 
 
 def _features(task: Task) -> dict[str, Any]:
@@ -199,10 +233,12 @@ def _valid(task: Task, row: object) -> dict[str, Any]:
             raise InputError(f"no column {column!r}; columns there: {', '.join(sorted(row)) or 'none'}")
     if view:
         row = {"idx": row.get("idx")} | view.make(row)
+    if not isinstance(idx := row.get("idx"), dict) and not (idx is None or whole(idx)):
+        raise InputError(f"idx {short(idx)}; valid: an integer of 64 bits")
     if task.has_lists:
         _check_list(task, row)
     for column in task.text_columns[: -1 if task.has_lists else None]:
-        if problem := _text_problem(row[column], column in task.may_be_empty):
+        if problem := text_problem(row[column], column in task.may_be_empty):
             raise InputError(f"column {column!r} {problem}")
     if not task.has_lists and (problem := _label_problem(task, row[task.label_column])):
         raise InputError(problem)
@@ -215,22 +251,10 @@ def _check_list(task: Task, row: dict[str, Any]) -> None:
     if not row[column]:
         raise InputError(f"column {column!r} holds no candidates; valid: a list of at least one text")
     for at, (text, grade) in enumerate(zip(row[column], row[label], strict=True)):
-        if problem := _text_problem(text, may_be_empty=False):
+        if problem := text_problem(text, may_be_empty=False):
             raise InputError(f"{column} {at} (counted from 0) {problem}")
-        if type(grade) is not int or grade < 0:
+        if not whole(grade, 0):
             raise InputError(f"{label} {short(grade)} of {column} {at} (counted from 0); valid: an integer >= 0")
-
-
-def _text_problem(text: object, may_be_empty: bool) -> str | None:
-    if not isinstance(text, str):
-        return f"holds {short(text)}; valid: a text"
-    if not may_be_empty and not text.strip():
-        return f"is empty ({short(text)}); valid: a text with at least one character that is not a space"
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return f"has half a surrogate pair at character {error.start + 1}; valid: a text that UTF-8 can hold"
-    return None
 
 
 def _label_problem(task: Task, label: object) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from reprlib import repr as short
 from typing import Any
@@ -19,6 +19,7 @@ from datasets import List, Value
 from gemma_encoder.errors import InputError
 
 Row = Mapping[str, Any]
+INT64 = 2**63  # what a column of integers holds is below it
 GAP = "@placeholder"  # where the answer belongs in a query of ReCoRD
 
 
@@ -31,6 +32,24 @@ class View:
     keeps: Mapping[str, Any] = field(default_factory=dict)
 
 
+def whole(value: object, least: int = -INT64) -> bool:
+    """Whether it is an integer that a column of them can hold. True is an int to Python, and none to us."""
+    return type(value) is int and least <= value < INT64
+
+
+def text_problem(text: object, may_be_empty: bool) -> str | None:
+    """What keeps it from being a text of a row, or None."""
+    if not isinstance(text, str):
+        return f"holds {short(text)}; valid: a text"
+    if not may_be_empty and not text.strip():
+        return f"is empty ({short(text)}); valid: a text with at least one character that is not a space"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"has half a surrogate pair at character {error.start + 1}; valid: a text that UTF-8 can hold"
+    return None
+
+
 def _checked(row: Row, column: str, kind: type) -> Any:
     value, names = row[column], {str: "a text", int: "an integer", list: "a list"}
     if type(value) is not kind:
@@ -41,7 +60,7 @@ def _checked(row: Row, column: str, kind: type) -> Any:
 def _indices(row: Row, names: tuple[str, ...]) -> dict[str, int]:
     """The column `idx` where it is made of several numbers."""
     idx = row["idx"]
-    if not isinstance(idx, dict) or any(type(idx.get(name)) is not int for name in names):
+    if not isinstance(idx, dict) or not all(whole(idx.get(name)) for name in names):
         raise InputError(f"column 'idx' holds {short(idx)}; valid: an integer for each of {', '.join(names)}")
     return {name: idx[name] for name in names}
 
@@ -125,28 +144,49 @@ def _hub_passages(row: Row) -> list[dict[str, Any]]:
     ]
 
 
+def _name(value: object, what: str) -> str:
+    """A query or passage id as a text; MS MARCO has numbers."""
+    if problem := text_problem(str(value), may_be_empty=True):
+        raise InputError(f"{what} {problem}")
+    return str(value)
+
+
+def _ranks(passages: list[dict[str, Any]]) -> list[int | None]:
+    """The places at which BM25 found the passages."""
+    ranks = [passage.get("bm25_rank") for passage in passages]
+    for at, rank in enumerate(ranks):
+        if rank is not None and not whole(rank, 1):
+            raise InputError(
+                f"bm25_rank {short(rank)} of passage {at} (counted from 0); valid: an integer >= 1, or null"
+            )
+    if twice := _twice(rank for rank in ranks if rank is not None):
+        raise InputError(f"bm25_rank {twice[0]} is that of several passages of the query; valid: of one")
+    return ranks
+
+
+def _twice(values: Iterable[Any]) -> list[Any]:
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
 def _ranking(row: Row) -> dict[str, Any]:
     passages = _hub_passages(row) if isinstance(row["passages"], dict) else _checked(row, "passages", list)
     for at, passage in enumerate(passages):
         for column in ("passage_id", "text", "label"):
             if not isinstance(passage, dict) or column not in passage:
                 raise InputError(f"passage {at} (counted from 0) has no {column!r}: {short(passage)}")
-        if type(passage.get("bm25_rank")) not in (int, type(None)):
-            given = short(passage["bm25_rank"])
-            raise InputError(f"bm25_rank {given} of passage {at} (counted from 0); valid: an integer, or null")
-    names = [str(passage["passage_id"]) for passage in passages]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
+    names = [_name(passage["passage_id"], "passage_id") for passage in passages]
+    if twice := _twice(names):
         raise InputError(f"passage_id {short(twice[0])} names several passages of the query; valid: one")
     ideal = row.get("ideal_grades") or []
-    if not isinstance(ideal, list) or any(type(grade) is not int or grade < 0 for grade in ideal):
+    if not isinstance(ideal, list) or not all(whole(grade, 0) for grade in ideal):
         raise InputError(f"ideal_grades {short(ideal)}; valid: a list of integers >= 0")
     return {
         "query": row["query"],
         "passage": [passage["text"] for passage in passages],
         "label": [passage["label"] for passage in passages],
-        "query_id": str(row["query_id"]),
+        "query_id": _name(row["query_id"], "query_id"),
         "passage_id": names,
-        "bm25_rank": [passage.get("bm25_rank") for passage in passages],
+        "bm25_rank": _ranks(passages),
         "ideal_grades": ideal,
     }
 
