@@ -181,6 +181,28 @@ PASSAGE = {"passage_id": 1, "text": "x", "label": 1}
             "label 0.5 of passage 0 (counted from 0); valid: an integer",
         ),
         ("msmarco", {"passages": [PASSAGE | {"bm25_rank": "a"}]}, "bm25_rank 'a' of passage 0 (counted from 0)"),
+        ("msmarco", {"passages": [PASSAGE | {"bm25_rank": 0}]}, "bm25_rank 0 of passage 0 (counted from 0); valid: an"),
+        ("msmarco", {"passages": [PASSAGE | {"bm25_rank": 2**63}]}, "bm25_rank 9223372036854775808 of passage 0"),
+        (
+            "msmarco",
+            {"passages": [PASSAGE | {"passage_id": at, "bm25_rank": 2} for at in (1, 2)]},
+            "bm25_rank 2 is that of several passages of the query; valid: of one",
+        ),
+        ("msmarco", {"passages": [PASSAGE | {"label": 2**63}]}, "label 9223372036854775808 of passage 0"),
+        ("msmarco", {"ideal_grades": [2**63]}, "ideal_grades [9223372036854775808]; valid: a list of integers"),
+        ("msmarco", {"query_id": "\ud800"}, "query_id has half a surrogate pair at character 1"),
+        ("msmarco", {"passages": [PASSAGE | {"passage_id": "a\ud800"}]}, "passage_id has half a surrogate pair at"),
+        ("record", {"idx": {"passage": 2**63, "query": 0}}, "column 'idx' holds {'passage': 9223372036854775808"),
+        (
+            "multirc",
+            {"question": "When?"},
+            "idx {'answer': 2, 'paragraph': 3, 'question': 1} names another paragraph or",
+        ),
+        (
+            "multirc",
+            {"paragraph": "C d."},
+            "idx {'answer': 2, 'paragraph': 3, 'question': 1} names another paragraph or",
+        ),
         ("msmarco", {"passages": {"passage_text": ["a"], "is_selected": []}}, "passages {'is_selected': [],"),
         ("msmarco", {"passages": {"passage_text": ["a"]}}, "passages {'passage_text': ['a']}; valid: passage"),
         ("msmarco", {"passages": [PASSAGE, PASSAGE]}, "passage_id '1' names several passages of the query; valid: one"),
@@ -303,7 +325,7 @@ def test_the_floor_of_bm25_is_the_order_in_the_data_where_it_is_there(tmp_path):
 
 
 def test_floors_of_lists(tmp_path):
-    copa = load(get_task("copa"), folder(tmp_path, "copa", ROWS["copa"], ROWS["copa"] | {"premise": "x"}))
+    copa = load(get_task("copa"), folder(tmp_path, "copa", ROWS["copa"], ROWS["copa"] | {"premise": "x", "idx": 1}))
     assert majority(get_task("copa"), **copa) == {"accuracy": 1.0}
     assert bag_of_words(get_task("copa"), **copa) == {"accuracy": 1.0}
     texts = ["rivers flow to the sea", "the cook salts the soup", "a violin has four strings"]
@@ -312,6 +334,22 @@ def test_floors_of_lists(tmp_path):
     rows = load(get_task("msmarco"), folder(tmp_path, "msmarco", row))
     assert bag_of_words(get_task("msmarco"), **rows)["mrr10"] == 1.0
     assert majority(get_task("msmarco"), **rows)["mrr10"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+
+
+@pytest.mark.parametrize("query", ["the of", "Zzzz qqqq"])
+def test_a_query_of_which_no_word_counts_scores_no_passage(query, tmp_path):
+    task = get_task("msmarco")
+    passages = [{"passage_id": at, "text": text, "label": at} for at, text in enumerate(["salt and soup", "a violin"])]
+    rows = [ROWS["msmarco"] | {"query": text, "passages": passages} for text in (query, "a violin")]
+    found = load(task, folder(tmp_path, "msmarco", *rows))["validation"]
+    assert bm25(task, found)["mrr10"] == pytest.approx((majority(task, found, found.select([0]))["mrr10"] + 1) / 2)
+
+
+def test_passages_of_stop_words_alone_have_no_score(tmp_path):
+    task = get_task("msmarco")
+    passages = [{"passage_id": at, "text": text, "label": at} for at, text in enumerate(["the of", "and a"])]
+    found = load(task, folder(tmp_path, "msmarco", ROWS["msmarco"] | {"query": "soup", "passages": passages}))
+    assert bm25(task, found["validation"]) == majority(task, **found)
 
 
 def test_both_parts_of_mnli_count_alike():

@@ -74,11 +74,14 @@ def _bm25_scores(task: Task, rows: Dataset) -> list[list[float]]:
     query, passage = task.text_columns
     passages = list(dict.fromkeys(text for row in rows[passage] for text in row))
     place = {text: at for at, text in enumerate(passages)}
-    index = bm25s.BM25()
-    index.index(bm25s.tokenize(passages, show_progress=False), show_progress=False)
     words = bm25s.tokenize(rows[query][:], show_progress=False, return_ids=False)
+    known = bm25s.tokenize(passages, show_progress=False, return_ids=False)
+    index = bm25s.BM25()
+    if any(known):
+        index.index(known, show_progress=False)
+    nothing = np.zeros(len(passages))  # where stop words are all that there is, which bm25s does not take
     return [
-        index.get_scores(row)[[place[text] for text in texts]].tolist()
+        (index.get_scores(row) if row and any(known) else nothing)[[place[text] for text in texts]].tolist()
         for row, texts in zip(words, rows[passage], strict=True)
     ]
 
