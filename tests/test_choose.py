@@ -3,12 +3,14 @@
 import json
 
 import pytest
+from datasets import Dataset
 
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments import choose
 from gemma_encoder.experiments.choose import choose_learning_rate
 from gemma_encoder.experiments.run import run, split
 from gemma_encoder.experiments.spec import RunSpec
+from gemma_encoder.tasks import get_task, hold_out
 
 
 def test_the_best_rate_is_taken_although_the_validation_rows_say_otherwise(tmp_path, monkeypatch):
@@ -39,17 +41,42 @@ def test_no_rates_are_refused():
         choose_learning_rate(RunSpec(task="sst2"), [])
 
 
-def test_answers_about_one_passage_stay_on_one_side_of_a_holdout(tmp_path):
-    place = tmp_path / "super_glue" / "multirc"
+TEXTS = {"multirc": "paragraph", "wnli": "sentence1", "mrpc": "sentence1", "sst2": "sentence"}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_rows_that_share_their_first_text_stay_on_one_side_of_a_holdout(name, tmp_path):
+    task, first = get_task(name), TEXTS[name]
+    rows = [dict.fromkeys(task.text_columns, f"other {at}") | {"label": at % 2} for at in range(100)]
+    for at, row in enumerate(rows):
+        row |= {first: f"passage {at // 5}", "idx": at}
+        if name == "multirc":
+            row["idx"] = {"paragraph": at, "question": at, "answer": at}  # the text decides, not the number
+    place = tmp_path / task.path
     place.mkdir(parents=True)
-    rows = [
-        {"paragraph": "A b.", "question": "Who?", "answer": "A", "label": at % 2}
-        | {"idx": {"paragraph": at // 5, "question": at, "answer": at}}
-        for at in range(100)
-    ]
-    for name in ("train", "validation"):
-        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    parts = split(RunSpec(task="multirc", data=str(tmp_path), evaluate_on="holdout"))
-    of = {name: {idx["paragraph"] for idx in part["idx"]} for name, part in parts.items()}
+    for split_name in task.splits.values():
+        (place / f"{split_name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parts = split(RunSpec(task=name, data=str(tmp_path), evaluate_on="holdout"))
+    of = {side: set(part[first]) for side, part in parts.items()}
     assert (len(of["train"]), len(of["validation"]), len(parts["validation"])) == (18, 2, 10)
     assert not of["train"] & of["validation"]
+
+
+ALPHABET = "abcdefghijklmnopqrs"
+
+
+@pytest.mark.parametrize(
+    ("texts", "held"),
+    [(f"{ALPHABET}t", "st"), (f"{ALPHABET}a", "rs"), ("aaaaaaaaab", "b"), ("baaaaaaaaa", "b"), ("aabb", "bb")],
+)
+def test_a_tenth_is_held_out_as_nearly_as_texts_that_are_shared_let_it(texts, held):
+    rows = Dataset.from_list([{"sentence": text, "label": 1} for text in texts])
+    train, validation = hold_out(get_task("sst2"), rows)
+    assert "".join(validation["sentence"]) == held
+    assert sorted([*train["sentence"], *validation["sentence"]]) == sorted(texts)
+
+
+def test_rows_of_one_text_cannot_be_held_out():
+    rows = Dataset.from_list([{"sentence": "the same", "label": 1}] * 3)
+    with pytest.raises(InputError, match="sst2 has 1 different sentence to hold out of; valid: 2 or more"):
+        hold_out(get_task("sst2"), rows)

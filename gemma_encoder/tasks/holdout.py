@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from datasets import Dataset
 
+from gemma_encoder.errors import InputError
 from gemma_encoder.tasks.task import Task
-
-PASSAGE = {"multirc": "paragraph", "record": "passage"}  # what in `idx` rows about one passage have in common
 
 
 def hold_out(task: Task, rows: Dataset) -> tuple[Dataset, Dataset]:
-    """Nine tenths of the rows and the last tenth; rows about one passage stay on one side."""
-    passages = [idx[PASSAGE[task.view]] for idx in rows["idx"]] if task.view in PASSAGE else range(len(rows))
-    order = list(dict.fromkeys(passages))
-    held = set(order[-max(1, len(order) // 10) :])
-    places = {side: [at for at, passage in enumerate(passages) if (passage in held) == side] for side in (False, True)}
+    """Nine tenths of the rows and the last tenth; rows that share their first text, such as a passage, stay together.
+
+    The tenth holds the last texts all of whose rows it has room for, or the very last text. InputError where all rows
+    have the same.
+    """
+    first = task.text_columns[0]
+    texts = rows[first][:]
+    counts = Counter(texts)
+    if len(counts) < 2:
+        raise InputError(f"{task.name} has {len(counts)} different {first} to hold out of; valid: 2 or more")
+    held, room = set(), max(1, len(texts) // 10)
+    for text in reversed(counts):
+        if counts[text] <= room:
+            held.add(text)
+            room -= counts[text]
+    held = held or {next(reversed(counts))}
+    places = {side: [at for at, text in enumerate(texts) if (text in held) == side] for side in (False, True)}
     return rows.select(places[False]), rows.select(places[True])
