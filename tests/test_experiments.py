@@ -52,6 +52,7 @@ SPEC = RunSpec(task="sst2", train_examples=64, epochs=1, batch_size=16, learning
         ("ffn_dropout", 1.0, "ffn_dropout 1.0"),
         ("warmup", -0.1, "warmup -0.1"),
         ("weight_decay", float("inf"), "weight_decay inf is not valid; valid: a finite number"),
+        ("weight_decay", 10**400, "weight_decay is an integer that is too large; valid: a finite number"),
         ("seed", 2**32, "seed 4294967296 is too large"),
         ("micro_batch", 5, "micro_batch 5 does not divide batch_size 16"),
         ("precision", "float16", "unknown precision 'float16'"),
@@ -65,6 +66,11 @@ def test_a_wrong_setting_is_named_with_the_valid_ones(field, value, says):
         replace(SPEC, **{field: value})
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_whole_number_and_the_float_are_one_run(tmp_path):
+    one, other = replace(SPEC, weight_decay=0), replace(SPEC, weight_decay=0.0)
+    assert one == other and run_folder(one, tmp_path) == run_folder(other, tmp_path)
 
 
 def test_a_finished_run_is_read_and_never_computed_again(tmp_path, monkeypatch):

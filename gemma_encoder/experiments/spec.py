@@ -46,7 +46,9 @@ class RunSpec:
     train_examples: int = 0  # a fixed random subset of this many; 0 takes all
     epochs: int = 3
     batch_size: int = 32  # examples per update
-    micro_batch: int = 0  # examples in memory at a time, a divisor of batch_size; 0 takes all
+    # examples in memory at a time, a divisor of batch_size; 0 takes all. The last, smaller update of an epoch weighs
+    # its micro-batches alike: examples of its smallest one count more than the others
+    micro_batch: int = 0
     learning_rate: float = 5e-4  # peak, after warm-up; decays linearly to 0
     warmup: float = 0.1  # share of all updates
     weight_decay: float = 0.01
@@ -68,6 +70,8 @@ class RunSpec:
             fits = type(value) is kind or (kind is float and type(value) is int)
             if not fits:
                 raise InputError(f"{name} {value!r} is a {type(value).__name__}; valid: {kind.__name__}")
+            if kind is float:  # 0 and 0.0 are one run
+                object.__setattr__(self, name, _as_float(name, value))
         check_choice("task", self.task, task_names())
         parse_attention(self.attention)
         parse_pooling(self.pooling)
@@ -107,6 +111,13 @@ class RunSpec:
     def settings(self) -> dict[str, object]:
         """The spec without where model and data lie: their content, not their place, makes a result."""
         return {name: value for name, value in asdict(self).items() if name not in ("model", "data")}
+
+
+def _as_float(name: str, value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise InputError(f"{name} is an integer that is too large; valid: a finite number") from None
 
 
 def spec_fields() -> list[str]:
