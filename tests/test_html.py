@@ -184,8 +184,8 @@ def test_papermills_own_error_cells_are_left_out():
         "<style>@import 'a.css';</style>",
         "<style>p { background: url(https://example.org/a.png) }</style>",
         '<p style="background: url(https://example.org/a.png)">x</p>',
-        "<p>left over $x_i$ here</p>",
-        "<p>left over $$a$$ here</p>",
+        '<section class="markdown"><p>left over $x_i$ here</p></section>',
+        '<div class="output markdown"><div>a</div><p>left over $$a$$ here</p></div>',
         "<h1>a second heading</h1>",
     ],
 )
@@ -201,6 +201,7 @@ def test_check_finds(body):
         "<pre>$x_i$</pre>",
         "<code>$x_i$</code> and $5 or $6",
         '<svg><use href="#mark"></use></svg>',
+        '<section class="markdown"><p>text</p></section><table><tr><td>from $5.10 (high = $7.30)</td></tr></table>',
     ],
 )
 def test_check_lets_pass(body):

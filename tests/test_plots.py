@@ -122,3 +122,10 @@ def test_long_sentences_thin_out_their_labels():
 def test_a_panel_of_another_size_is_refused():
     with pytest.raises(InputError, match=r"shape \(3, 3\), received \{'causal': \(2, 2\)\}"):
         plots.matrix({"causal": np.ones((2, 2), bool)}, ["a", "b", "c"])
+
+
+def test_tokens_with_dollars_are_drawn_as_they_are(shown):
+    fig = plots.matrix({"m": np.eye(3)}, ["$x_$", "$", r"$\foo$"])
+    plots.show(fig, ALT)
+    assert len(shown) == 1
+    assert [label.get_text() for label in fig.axes[0].get_xticklabels()] == [r"\$x_\$", r"\$", r"\$\foo\$"]

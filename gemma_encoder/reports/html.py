@@ -21,7 +21,7 @@ TEMPLATE = Path(__file__).parent / "template"
 SHOWN = ["text/html", "text/markdown", "text/latex", "image/png", "image/jpeg", "text/plain"]
 ALT_LENGTH = 15
 DEFAULT_ALT = "No description has been provided for this image"
-# Dollars alone are money; dollars around what only a formula holds are TeX that was left over.
+# In Markdown, dollars alone are money; dollars around what only a formula holds are TeX that was left over.
 LEFTOVER_TEX = re.compile(r"\$\$|\$[^$\n]*[\\^_{}=][^$\n]*\$|\$\w\$")
 REMOTE_CSS = re.compile(r"@import|url\(\s*['\"]?(?!data:|#)", re.IGNORECASE)
 
@@ -121,6 +121,7 @@ class _Checker(HTMLParser):
     """Collects `problems` while it reads a page."""
 
     LITERAL = ("pre", "code", "math", "style", "script", "textarea")
+    BLOCKS = ("section", "div")  # of which the template marks those that hold Markdown
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,11 +129,14 @@ class _Checker(HTMLParser):
         self.headings = 0
         self.language = ""
         self._literal: list[str] = []
+        self._markdown: list[bool] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
         if tag in self.LITERAL:
             self._literal.append(tag)
+        if tag in self.BLOCKS:
+            self._markdown.append("markdown" in values.get("class", "").split())
         if tag in ("script", "iframe", "object", "embed", "base"):
             self.problems.append(f"<{tag}>")
         if tag == "html":
@@ -145,11 +149,13 @@ class _Checker(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if self._literal and self._literal[-1] == tag:
             self._literal.pop()
+        if self._markdown and tag in self.BLOCKS:
+            self._markdown.pop()
 
     def handle_data(self, data: str) -> None:
         if "style" in self._literal and (found := REMOTE_CSS.search(data)):
             self.problems.append(f"style loads {data[found.start() : found.start() + 60]!r}")
-        if not self._literal and (found := LEFTOVER_TEX.search(data)):
+        if any(self._markdown) and not self._literal and (found := LEFTOVER_TEX.search(data)):
             self.problems.append(f"TeX left over: {found[0]!r}")
 
     def _check_alt(self, alt: str) -> None:

@@ -222,7 +222,7 @@ def _legend(groups: Sequence[str], published: bool) -> list[Line2D]:
 
 def _token_axes(ax: Axes, tokens: Sequence[str], name: str, sides: tuple[str, str]) -> None:
     shown = range(0, len(tokens), -(-len(tokens) // MAX_TICKS))
-    labels = [tokens[k] for k in shown]
+    labels = [tokens[k].replace("$", r"\$") for k in shown]  # two dollars would be TeX
     ax.set_xticks(shown, labels, rotation=90, fontsize=11)
     ax.set_yticks(shown, labels, fontsize=11)
     ax.set_xticks(np.arange(0.5, len(tokens) - 1), minor=True)
