@@ -20,7 +20,11 @@ from gemma_encoder.reports.tables import table_html
 from gemma_encoder.reports.verdict import verdict_html
 
 PACKAGES = ("gemma-encoder", "torch", "transformers", "numpy", "datasets")
-ABSOLUTE_PATH = re.compile(r"(?<![\w.:/<])(?:[A-Za-z]:)?(?:[/\\][\w.+@-]+){2,}")
+PART = r"[\w.+@%-]+"
+# a folder may have spaces in its name; behind the last part it is the sentence that goes on
+ABSOLUTE_PATH = re.compile(
+    rf"(?:file://[\w.-]*|(?<![\w.:/<])(?:[A-Za-z]:)?)(?:[/\\]{PART}(?: {PART}){{0,4}}(?=[/\\]))+[/\\]{PART}"
+)
 
 
 def write_index(results: Iterable[Result], path: Path, title: str, facts: Mapping[str, Any]) -> None:
