@@ -248,20 +248,20 @@ def test_the_best_of_several_variants_is_the_one_with_the_highest_mean():
 
 
 def test_no_cell_of_paper_here_difference_is_blank():
-    of = Paired(0.5, -4.6, 5.5, 5, 0.8)
+    of = Paired(0.5, -4.6, 5.5, 5)
     here = {"here": "+0.5 (-4.6 to +5.5)"}
     assert beside(of, CLAIMS["mask, mean"]) == {"paper": "+4.9", "here - paper": "-4.4"} | here
     assert beside(of, None) == {"paper": UNKNOWN, "here - paper": UNKNOWN} | here
     ours = {"paper": f"{UNKNOWN} (our question)", "here - paper": UNKNOWN}
     assert beside(of, CLAIMS["mask, last"]) == ours | here
-    assert beside(Paired(0.5, float("nan"), float("nan"), 1, 0.8), None)["here"] == "+0.5 (1 seed, no interval)"
+    assert beside(Paired(0.5, float("nan"), float("nan"), 1), None)["here"] == "+0.5 (1 seed, no interval)"
     assert (signed(None), difference(3.0, None), UNKNOWN) == ("not published here",) * 3
     assert (signed(-0.04), difference(3.0, 4.26)) == ("+0.0", "-1.3")
 
 
 @pytest.mark.parametrize("learnt", [(False, True), (True, False), (False, False)])
 def test_what_was_not_learnt_judges_no_claim(learnt, capsys):
-    clear = Paired(25.7, 23.7, 27.7, 5, 0.0, ("mean", "kv-probe"))
+    clear = Paired(25.7, 23.7, 27.7, 5, ("mean", "kv-probe"))
     claim = CLAIMS["pooling, kv-probe"]
     assert judge(claim, clear, 1.0) == "supported"
     assert judge(claim, clear, 1.0, learnt) == "cannot tell at this size"
@@ -278,7 +278,7 @@ def test_what_was_not_learnt_judges_no_claim(learnt, capsys):
 )
 def test_a_verdict_says_whether_the_paper_could_be_right_here(capsys, low, high, said):
     claim = CLAIMS["mask, mean"]
-    of = Paired((low + high) / 2, low, high, 5, 0.0, claim.names)
+    of = Paired((low + high) / 2, low, high, 5, claim.names)
     display_claim(claim, of, "One task")
     assert said in capsys.readouterr().out
     display_claim(claim, of, "One task", learnt=(True, False))
@@ -288,7 +288,7 @@ def test_a_verdict_says_whether_the_paper_could_be_right_here(capsys, low, high,
 
 def test_the_caution_of_a_side_of_several_variants_says_that_it_is_one_of_them(capsys):
     claim = CLAIMS["pooling, best"]
-    display_claim(claim, Paired(9, 8, 10, 5, 0.0, claim.names), "One task", learnt=(True, False))
+    display_claim(claim, Paired(9, 8, 10, 5, claim.names), "One task", learnt=(True, False))
     assert "a variant behind the best probe does not get above what needs no model" in capsys.readouterr().out
 
 
@@ -314,7 +314,7 @@ def test_claims_carry_the_published_differences_and_nothing_where_none_is_known(
 
 
 def test_a_claim_of_equality_needs_the_interval_within_the_margin(capsys):
-    near = Paired(0.1, -0.4, 0.6, 5, 0.6, ("left padding", "right padding"))
+    near = Paired(0.1, -0.4, 0.6, 5, ("left padding", "right padding"))
     assert judge(CLAIMS["padding"], near, margin=1.0) == "supported"
     assert judge(CLAIMS["padding"], near, margin=0.5) == "cannot tell at this size"
     assert judge(CLAIMS["mask, mean"], near, margin=1.0) == "cannot tell at this size"

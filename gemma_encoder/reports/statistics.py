@@ -39,13 +39,12 @@ class Summary:
 
 @dataclass(frozen=True)
 class Paired:
-    """Mean difference first - second over `n` seeds, its 95 % interval and the two-sided p of a paired t-test."""
+    """Mean difference first - second over `n` seeds, and its 95 % interval."""
 
     difference: float
     low: float
     high: float
     n: int
-    p: float
     names: tuple[str, str] = ("the first", "the second")
     fixed: bool = False  # the second is one value, the same for every seed
 
@@ -81,13 +80,7 @@ def paired(a: BySeed, b: BySeed, names: tuple[str, str] = ("the first", "the sec
     if a.keys() != b.keys():
         raise InputError(f"a paired comparison needs the same seeds, received {sorted(a)} and {sorted(b)}")
     of = summary([a[seed] - b[seed] for seed in a])
-    if of.n == 1:
-        p = math.nan
-    elif of.sd == 0:
-        p = 1.0 if of.mean == 0 else 0.0
-    else:
-        p = float(2 * stats.t.sf(abs(of.mean) / (of.sd / math.sqrt(of.n)), of.n - 1))
-    return Paired(of.mean, of.low, of.high, of.n, p, names)
+    return Paired(of.mean, of.low, of.high, of.n, names)
 
 
 def above(a: BySeed, fixed: float, names: tuple[str, str] = ("the first", "the second")) -> Paired:
