@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from itertools import chain
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, TrainerCallback
 
-from gemma_encoder import GemmaEncoderForSequenceClassification, load_model, load_tokenizer, predict
+from gemma_encoder import GemmaEncoderForSequenceClassification, inference, load_model, load_tokenizer, predict
 from gemma_encoder.cli import main
 from gemma_encoder.errors import InputError, VisibilityError
 from gemma_encoder.experiments import run as run_module
@@ -276,6 +277,10 @@ def test_a_long_run_that_is_killed_goes_on_where_it_was_and_ends_the_same(tmp_pa
     assert load(whole.spec, root) is None
     assert all(path.name.startswith(".") for path in root.iterdir())  # nothing that could be taken for a result
     on = run(whole.spec, root, keep=tmp_path / "model")
+    assert on.timing["train_tokens"] == whole.timing["train_tokens"]
+    trained = [of.timing["tokens_per_second"] * of.timing["train_seconds"] for of in (whole, on)]
+    assert trained[0] == pytest.approx(whole.timing["train_tokens"])
+    assert trained[1] == pytest.approx(trained[0] * (8 - step) / 8, rel=0.2)  # of the updates since the resume
     assert on.environment["resumed"] == "True" and whole.environment["resumed"] == "False"
     for name in ("metrics.json", "predictions.jsonl", "curve.jsonl"):
         assert (on.folder / name).read_bytes() == (whole.folder / name).read_bytes()
@@ -388,9 +393,29 @@ def test_bfloat16_rounds_the_passes_and_keeps_the_weights(tmp_path):
 
 
 def test_the_spread_over_batches_is_that_of_the_scores():
-    scores = {128: 81.25, 42: 80.5}
-    found = {size: SimpleNamespace(score=score) for size, score in scores.items()}
-    assert run_module._batch_spread(lambda batch_size: found[batch_size], found[128]) == "0.75"
+    rows, usual = Dataset.from_dict({"input_ids": [[1, 2]]}), SimpleNamespace(score=81.25)
+    found = run_module._batch_spread(lambda batch_size: SimpleNamespace(score=80.5), usual, rows, False)
+    assert found == "0.75"
+
+
+def test_the_spread_is_measured_over_other_batches(tmp_path, monkeypatch):
+    seen = []
+    cut = inference.like_length
+
+    def noted(*given):
+        seen.append(cut(*given))
+        return seen[-1]
+
+    monkeypatch.setattr(inference, "like_length", noted)
+    run(replace(SPEC, precision="bfloat16", train_examples=16), tmp_path)
+    usual, other = seen[-2:]
+    assert sorted(chain.from_iterable(usual)) == sorted(chain.from_iterable(other))  # the same rows
+    assert len(other) > 2 * len(usual)
+
+
+@pytest.mark.parametrize(("longest", "on_cpu", "rows"), [(30, False, 42), (30, True, 17), (900, True, 1)])
+def test_other_batches_have_a_third_of_the_slots(longest, on_cpu, rows):
+    assert run_module._smaller_batch(longest, on_cpu) == rows
 
 
 def test_on_a_machine_with_several_gpus_an_update_has_the_examples_of_the_spec(tmp_path, monkeypatch):

@@ -34,6 +34,7 @@ from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.experiments.store import RUNS, RunResult, alone, check_writable, load, run_folder, save, whole_folder
 from gemma_encoder.experiments.watch import rows_of, watch
+from gemma_encoder.inference import CPU_SLOTS
 from gemma_encoder.loading import load_tokenizer
 from gemma_encoder.memory import keep_freed_memory
 from gemma_encoder.model import encoder_of
@@ -57,7 +58,7 @@ from gemma_encoder.tasks import load as load_task
 from gemma_encoder.tasks.outputs import Head
 
 EVALUATION_BATCH = 128  # rows
-OTHER_BATCH = EVALUATION_BATCH // 3  # in which the same rows are rounded otherwise, in half precision
+OTHER_BATCH = 3  # what part of an evaluation's batches: the same rows are rounded otherwise there, in half precision
 CHECKPOINT_SECONDS = 600  # what a killed run loses at most; a run that is shorter writes no checkpoint
 CHECKPOINT = "checkpoint-*"
 SUBSET_SEED = 2503  # the subset of examples is the same for every seed of a spec
@@ -116,7 +117,7 @@ class EpochCurve(TrainerCallback):
 
     def __init__(self, evaluate: Callable[[], Evaluation], model: nn.Module, rows: Dataset):
         self.evaluate, self.last, self.saved = evaluate, None, time.monotonic()
-        self.rows, self.seen = rows, watch(model)
+        self.rows, self.seen, self.tokens = rows, watch(model), 0
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.seen.clear()
@@ -131,6 +132,7 @@ class EpochCurve(TrainerCallback):
             )
 
     def on_step_end(self, args, state, control, **kwargs):
+        self.tokens += sum(int(mask.sum()) for _, mask in self.seen)
         epoch_ends = state.global_step % (state.max_steps // args.num_train_epochs) == 0  # saved when it is scored
         control.should_save = not epoch_ends and self._due()
 
@@ -191,17 +193,33 @@ def _environment(model: Head) -> dict[str, str]:
     }
 
 
-def _batch_spread(evaluate: Callable[..., Evaluation], usual: Evaluation) -> str:
+def _batch_spread(evaluate: Callable[..., Evaluation], usual: Evaluation, rows: Dataset, on_cpu: bool) -> str:
     """By how many points the score moves when the same rows are evaluated in other batches: by rounding alone."""
-    return f"{abs(evaluate(batch_size=OTHER_BATCH).score - usual.score):.2f}"
+    other = _smaller_batch(max(map(len, _rows_of(rows))), on_cpu)
+    return f"{abs(evaluate(batch_size=other).score - usual.score):.2f}"
 
 
-def _timing(seconds: float, epochs: int, rows: list, lists: bool) -> dict[str, float]:
-    tokens = epochs * sum(map(len, chain.from_iterable(rows) if lists else rows))
+def _smaller_batch(longest: int, on_cpu: bool) -> int:
+    """How many of the longest rows make batches of a third of the slots that an evaluation has.
+
+    On a CPU their number alone says nothing: batches are no larger than `CPU_SLOTS` there.
+    """
+    slots = EVALUATION_BATCH * longest
+    return max(1, (min(slots, CPU_SLOTS) if on_cpu else slots) // OTHER_BATCH // longest)
+
+
+def _rows_of(features: Dataset) -> list[list[int]]:
+    """The token ids of every row, of lists of every candidate."""
+    rows = features["input_ids"][:]
+    return rows if isinstance(rows[0][0], int) else list(chain.from_iterable(rows))
+
+
+def _timing(seconds: float, tokens: int, trained: int) -> dict[str, float]:
+    """`tokens` of the whole run, and those `trained` on in these seconds: fewer where it was resumed."""
     return {
         "train_seconds": seconds,
         "train_tokens": tokens,
-        "tokens_per_second": tokens / seconds,
+        "tokens_per_second": trained / seconds,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
@@ -276,7 +294,8 @@ def train(spec: RunSpec, working: Path) -> tuple[RunResult, list[dict], nn.Modul
     environment = {**_environment(model), "training_rows": str(len(features["train"])), "truncated": str(cut)}
     environment["resumed"] = str(resumed)
     if spec.precision == "bfloat16":
-        environment["batch_spread"] = _batch_spread(evaluate, curve.last)
+        on_cpu = model.device.type == "cpu"
+        environment["batch_spread"] = _batch_spread(evaluate, curve.last, features["validation"], on_cpu)
 
     final = {name: curve.last if name == "validation" else evaluate(name) for name in references}
     metrics = joined({name: part.metrics for name, part in final.items()})
@@ -286,7 +305,7 @@ def train(spec: RunSpec, working: Path) -> tuple[RunResult, list[dict], nn.Modul
         for row, (prediction, label) in enumerate(zip(part.predictions, references[name], strict=True))
     ]
     points = [row for row in trainer.state.log_history if "validation_loss" in row]
-    timing = _timing(seconds, spec.epochs, features["train"]["input_ids"][:], task.has_lists)
+    timing = _timing(seconds, spec.epochs * sum(map(len, _rows_of(features["train"]))), curve.tokens)
     return RunResult(spec, metrics, score(task, metrics), points, timing, environment, Path(os.devnull)), answers, model
 
 
