@@ -112,6 +112,30 @@ def test_the_card_says_what_was_used_in_every_run(asked):
     assert card["score"] == "rte: accuracy; mrpc: mean of accuracy, f1"
 
 
+def test_the_card_has_all_values_where_runs_differ(asked):
+    changes = {"evaluate_on": "holdout", "warmup": 0.2, "lora_rank": 4, "lora_alpha": 8.0}
+    runs = ablation.run_variants({"one": {}, "other": changes | {"micro_batch": 8}}, ["rte"], [1])
+    runs["run"].iloc[1].environment.update(torch="3", transformers="6")
+    card = ablation.protocol(runs)
+    assert card["split scored"] == "validation, holdout"
+    assert card["learning rate"] == "0.0005, warm-up 10%, 20%, then linear to 0"
+    assert (card["torch"], card["transformers"]) == ("2, 3", "5, 6")
+    assert card["LoRA rank"] == "none, all weights are trained, 4 (alpha 8)"
+    assert card["examples in memory"] == "all, 8"
+
+
+def test_the_card_has_settings_only_where_they_matter(asked):
+    matter = ["passages in a training list", "loss over a list", "passages scored of a query"]
+    saving = ["examples in memory", "activations computed twice"]
+    plain = ablation.protocol(ablation.run_variants({"one": {}}, ["rte"], [1]))
+    assert plain.keys().isdisjoint([*matter, *saving])
+    variants = {"one": {}, "other": {"list_size": 4, "candidates": 100, "ranking_loss": "pointwise_logistic"}}
+    runs = ablation.run_variants(variants, ["msmarco"], [1], gradient_checkpointing=True)
+    card = ablation.protocol(runs)
+    assert [card[name] for name in matter] == ["8, 4", "listwise_softmax, pointwise_logistic", "all, 100"]
+    assert card["activations computed twice"] == "yes" and "examples in memory" not in card
+
+
 def test_the_card_has_the_largest_spread_over_batches(asked):
     runs = ablation.run_variants(VARIANTS, ["rte"], [1])
     assert ablation.protocol(runs)["the same rows in other batches"] == "equal: float32"

@@ -12,6 +12,7 @@ import pandas as pd
 from gemma_encoder.errors import check_choice
 from gemma_encoder.experiments.run import plain_split
 from gemma_encoder.experiments.spec import RunSpec, spec_fields
+from gemma_encoder.experiments.store import RunResult
 from gemma_encoder.experiments.sweep import sweep
 from gemma_encoder.reports.statistics import Summary, seed_means, summary
 from gemma_encoder.reports.tables import display_table
@@ -176,17 +177,15 @@ def _rows_of(runs: pd.DataFrame) -> str:
 def protocol(runs: pd.DataFrame) -> dict[str, object]:
     """What a reader must know to compare or repeat the numbers; a setting that differs between runs has all values."""
     results = list(runs["run"])
-    spec, environment = results[0].spec, results[0].environment
     seconds = pd.Series([run.timing["train_seconds"] for run in results])
     spreads = [float(run.environment["batch_spread"]) for run in results if "batch_spread" in run.environment]
 
     def every(name: str, unset: str = "") -> str:
-        values = dict.fromkeys(getattr(run.spec, name) for run in results)
-        return ", ".join(unset if unset and not value else f"{value}" for value in values)
+        return _values(results, name, unset)
 
     return {
         "model": ", ".join(dict.fromkeys(run.spec.model.rstrip("/").rsplit("/", 1)[-1] for run in results)),
-        "split scored": spec.evaluate_on,
+        "split scored": every("evaluate_on"),
         "score": "; ".join(f"{name}: {_score_of(name)}" for name in runs["task"].unique()),
         "seeds": ", ".join(str(seed) for seed in runs["seed"].unique()),
         "attention": every("attention"),
@@ -195,20 +194,64 @@ def protocol(runs: pd.DataFrame) -> dict[str, object]:
         "dropout on feed-forward output": every("ffn_dropout", "0"),
         "padding": every("padding"),
         "training examples": "; ".join(f"{name}: {_rows_of(part)}" for name, part in runs.groupby("task", sort=False)),
+        **_ranking_settings(results),
         "longest input": f"{every('max_length')} tokens",
         "truncated examples": max(int(run.environment["truncated"]) for run in results),
         "epochs": every("epochs"),
         "examples an update": every("batch_size"),
-        "learning rate": f"{every('learning_rate')}, warm-up {spec.warmup:.0%}, then linear to 0",
+        **_memory_settings(results),
+        "learning rate": f"{every('learning_rate')}, warm-up {_warmups(results)}, then linear to 0",
         "weight decay": every("weight_decay"),
         "precision": every("precision"),
-        "LoRA rank": every("lora_rank", "none, all weights are trained"),
+        "LoRA rank": _lora(results),
         "checkpoint": "last update; none is selected",
         "warm start": "none",
         "intervals": "Student t over seeds, 95 %; the rows are the same for all, what their choice adds is not in them",
-        "attention computed by": "; ".join(dict.fromkeys(run.environment["attention_path"] for run in results)),
+        "attention computed by": _environments(results, "attention_path", "; "),
         "the same rows in other batches": f"{max(spreads):.2f} points apart at most" if spreads else "equal: float32",
-        "torch": environment["torch"],
-        "transformers": environment["transformers"],
+        "torch": _environments(results, "torch"),
+        "transformers": _environments(results, "transformers"),
         "seconds a run (median)": round(float(seconds.median()), 1),
+    }
+
+
+def _values(results: Sequence[RunResult], name: str, unset: str = "") -> str:
+    """All values of a setting, each once."""
+    values = dict.fromkeys(getattr(run.spec, name) for run in results)
+    return ", ".join(unset if unset and not value else f"{value}" for value in values)
+
+
+def _environments(results: Sequence[RunResult], name: str, between: str = ", ") -> str:
+    return between.join(dict.fromkeys(run.environment[name] for run in results))
+
+
+def _warmups(results: Sequence[RunResult]) -> str:
+    return ", ".join(dict.fromkeys(f"{run.spec.warmup:.0%}" for run in results))
+
+
+def _lora(results: Sequence[RunResult]) -> str:
+    """Rank and alpha of every kind of run."""
+    kinds = dict.fromkeys((run.spec.lora_rank, run.spec.lora_alpha) for run in results)
+    return ", ".join(f"{rank} (alpha {alpha:g})" if rank else "none, all weights are trained" for rank, alpha in kinds)
+
+
+def _memory_settings(results: Sequence[RunResult]) -> dict[str, str]:
+    """Those that save memory, where a run uses them."""
+    used = {}
+    if any(run.spec.micro_batch for run in results):
+        used["examples in memory"] = _values(results, "micro_batch", "all")
+    if any(run.spec.gradient_checkpointing for run in results):
+        used["activations computed twice"] = _values(results, "gradient_checkpointing", "no").replace("True", "yes")
+    return used
+
+
+def _ranking_settings(results: Sequence[RunResult]) -> dict[str, str]:
+    """Those that only ranking has."""
+    ranking = [run for run in results if get_task(run.spec.task).kind == "ranking"]
+    if not ranking:
+        return {}
+    return {
+        "passages in a training list": _values(ranking, "list_size"),
+        "loss over a list": _values(ranking, "ranking_loss"),
+        "passages scored of a query": _values(ranking, "candidates", "all"),
     }
