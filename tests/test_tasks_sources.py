@@ -195,6 +195,7 @@ def test_an_integer_of_thousands_of_digits_is_named(folder):
     with pytest.raises(InputError) as caught:
         load(get_task("sst2"), folder)
     assert str(caught.value).startswith(f"{path}, line 2: Exceeds the limit (4300 digits)")
+    assert str(caught.value).endswith("value has 5000 digits; valid: integers of 64 bits")
 
 
 @pytest.mark.parametrize("label", ["5.01", "-0.1", "NaN", "Infinity", "true", '"3"', "null"])

@@ -142,8 +142,8 @@ def _parse(line: bytes, place: str) -> object:
         raise InputError(f"{place}: lists or objects too deep in each other; valid: a JSON object") from None
     except InputError as error:
         raise InputError(f"{place}: {error}") from error
-    except ValueError as error:  # Python reads no integer of thousands of digits
-        raise InputError(f"{place}: {error}") from error
+    except ValueError as error:  # Python's limit of digits, whose message goes on with advice to programmers
+        raise InputError(f"{place}: {str(error).partition(';')[0]}; valid: integers of 64 bits") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
