@@ -6,46 +6,56 @@ others pass it by with a zero in its place. The vectors, the loss and every grad
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 from transformers import PreTrainedModel
 
-from gemma_encoder.families import ffn_module, layers
+from gemma_encoder.families import attention_modules, ffn_modules
+
+
+class _Batch(threading.local):
+    """What is read of the batch that this thread runs: threads may share a model, so no module can hold it."""
+
+    read: Tensor | None = None
+    shape: Size | None = None
+
+
+_batch = _Batch()
 
 
 def skip_unread(backbone: PreTrainedModel) -> None:
     """Let the last feed-forward block of `backbone` compute what `Visibility.read` names, in place.
 
-    The layer tells it, so that gradient checkpointing, which calls the layer again, tells it again. Dropout on the
-    output has to be there already: it acts on what was computed.
+    The attention before it tells it, so that gradient checkpointing, which runs what is in the layer again, maybe in
+    another thread, tells it again. Dropout on the output has to be there already: it acts on what was computed.
     """
-    layer = layers(backbone)[-1]
-    ffn = ffn_module(layer)
-    if hasattr(ffn, "read"):  # a decoder that is adapted twice
+    attention, ffn = attention_modules(backbone)[-1], ffn_modules(backbone)[-1]
+    if _tell in attention._forward_pre_hooks.values():  # a decoder that is adapted twice
         return
-    ffn.read = None
-    layer.register_forward_pre_hook(_tell, with_kwargs=True)
+    attention.register_forward_pre_hook(_tell, with_kwargs=True)
     ffn.register_forward_pre_hook(_choose)
     ffn.register_forward_hook(_spread)
 
 
-def _tell(layer: nn.Module, inputs: tuple, keywords: dict[str, Any]) -> None:
+def _tell(attention: nn.Module, inputs: tuple, keywords: dict[str, Any]) -> None:
     """What of the coming batch is read."""
-    ffn_module(layer).read = keywords["visibility"].read
+    _batch.read = keywords["visibility"].read
 
 
 def _choose(ffn: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
     """Of states `(rows, slots, dim)` those that are read, `(1, read, dim)`."""
-    if ffn.read is None:
+    if _batch.read is None:
         return None
-    ffn.shape = inputs[0].shape
-    return (inputs[0].flatten(0, 1).index_select(0, ffn.read)[None],)
+    _batch.shape = inputs[0].shape
+    return (inputs[0].flatten(0, 1).index_select(0, _batch.read)[None],)
 
 
 def _spread(ffn: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
     """What was computed, in its place, and zeros elsewhere: `(rows, slots, dim)`."""
-    if ffn.read is None:
+    read, _batch.read = _batch.read, None
+    if read is None:
         return None
-    rows, slots, dim = ffn.shape
-    return output.new_zeros(rows * slots, dim).index_copy(0, ffn.read, output[0]).view(rows, slots, dim)
+    rows, slots, dim = _batch.shape
+    return output.new_zeros(rows * slots, dim).index_copy(0, read, output[0]).view(rows, slots, dim)

@@ -1,13 +1,15 @@
 """What no pooled vector needs is not computed, and nothing that is read changes by it."""
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
 from gemma_encoder.errors import InputError
-from gemma_encoder.families import DECODERS, ffn_modules
+from gemma_encoder.families import DECODERS, attention_modules, ffn_modules
 
 LENGTHS = [9, 3, 14, 2]
 
@@ -57,6 +59,42 @@ def test_loss_and_every_gradient_are_those_of_the_whole_pass(tiny_decoder, make_
     model.loss(model.head(model.encoder(ids, mask).pooler_output), labels).backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_checkpointing_reads_again_what_each_batch_read(tiny_decoder, make_batch):
+    """Also when another batch ran in between, and in the thread of a device, which has seen neither."""
+    found, batches = [], [make_batch(LENGTHS), make_batch([5, 11])]
+    for checkpointing in (False, True):
+        model = GemmaEncoder.from_decoder(tiny_decoder(), pooling="last", attention_dropout=0.0, ffn_dropout=0.0)
+        if checkpointing:
+            model.train().activation_checkpointing_enable()
+        loss = sum(model(*batch, only_pooled=True).pooler_output.square().mean() for batch in batches)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(loss.backward).result()
+        found.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(*found, atol=1e-6, rtol=1e-4)
+
+
+def test_threads_that_share_a_model_read_their_own_batches(tiny_decoder, make_batch):
+    """One waits inside the last layer, until the other has run a batch of another shape."""
+    model = GemmaEncoder.from_decoder(tiny_decoder(), pooling="last").eval()
+    batches = [make_batch(LENGTHS), make_batch([5, 11])]
+    alone = [model(*batch, only_pooled=True).pooler_output for batch in batches]
+    main, inside, go = threading.current_thread(), threading.Event(), threading.Event()
+
+    def hold(module, inputs):
+        if threading.current_thread() is not main:
+            inside.set()
+            assert go.wait(60)
+
+    attention_modules(model.backbone)[-1].register_forward_pre_hook(hold)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(lambda: model(*batches[1], only_pooled=True).pooler_output)
+        assert inside.wait(60)
+        mine = model(*batches[0], only_pooled=True).pooler_output
+        go.set()
+        assert torch.equal(other.result(), alone[1])
+    assert torch.equal(mine, alone[0])
 
 
 def test_states_that_are_asked_for_are_whole(tiny_decoder, make_batch):
