@@ -127,7 +127,7 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_decoder(cls, decoder: str | Path | PreTrainedModel, *, dtype: torch.dtype = torch.float32, **settings):
-        """Adapt a causal decoder and measure what its tokens see.
+        """Adapt a causal decoder and measure what its tokens see; it comes in eval mode, as from `from_pretrained`.
 
         decoder: a checkpoint folder or hub name (safetensors; no remote code), or a loaded model of a supported
             family, whose modules are taken over, not copied.
@@ -145,6 +145,7 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
         config = GemmaEncoderConfig(decoder=backbone.config, **settings)
         model = cls(config, backbone=backbone)
         cast(model, dtype)
+        model.eval()
         _probe(model)
         return model
 

@@ -126,6 +126,14 @@ def test_a_decoder_keeps_every_bit_of_its_weights(tiny_decoder, family):
     assert all(torch.equal(adapted[name], value) for name, value in kept.items())
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_new_model_is_in_eval_mode_like_a_loaded_one(tiny_decoder, tmp_path, training):
+    model = GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder().train(training), pooling="kv-probe")
+    model.save_pretrained(tmp_path)
+    for each in (model, GemmaEncoderForSequenceClassification.from_pretrained(tmp_path)):
+        assert not any(module.training for module in each.modules())
+
+
 def test_a_causal_language_model_gives_its_decoder(tiny_config):
     whole = AutoModelForCausalLM.from_config(tiny_config())
     model = GemmaEncoder.from_decoder(whole)
