@@ -9,13 +9,14 @@ means the same under left padding, right padding and no padding at all. Predicat
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
 
 from gemma_encoder.errors import InputError, check_choice
 
+# a mask with settings is a partial of a function of this module: a model with a local function cannot be pickled
 Mask = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -34,6 +35,26 @@ def _check_width(what: str, width: int) -> None:
         raise InputError(f"{what} width {width!r} is not valid; valid: an integer >= 1")
 
 
+def _near(width: int, batch: Tensor, head: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+    return (q - kv).abs() < width
+
+
+def _past_or_prefix(width: int, batch: Tensor, head: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+    return (kv <= q) | (kv < width)
+
+
+def _below(lengths: Tensor, batch: Tensor, head: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+    return kv < lengths[batch]
+
+
+def _joined(join: Callable[[Tensor, Tensor], Tensor], masks: Sequence[Mask], *at: Tensor) -> Tensor:
+    return reduce(join, (mask(*at) for mask in masks))
+
+
+def _negated(mask: Mask, *at: Tensor) -> Tensor:
+    return torch.logical_not(mask(*at))
+
+
 def window(width: int) -> Mask:
     """`|q - kv| < width`: the `width - 1` neighbours on each side and the token itself.
 
@@ -41,33 +62,33 @@ def window(width: int) -> Mask:
     sides. Other libraries mean `|q - kv| <= width` (transformers' T5GemmaEncoder) or `|q - kv| <= width // 2`.
     """
     _check_width("window", width)
-    return lambda batch, head, q, kv: (q - kv).abs() < width
+    return partial(_near, width)
 
 
 def prefix(width: int) -> Mask:
     """`kv <= q or kv < width`: bidirectional among the first `width` tokens, causal after them (prefix LM)."""
     _check_width("prefix", width)
-    return lambda batch, head, q, kv: (kv <= q) | (kv < width)
+    return partial(_past_or_prefix, width)
 
 
 def keys_below(lengths: Tensor) -> Mask:
     """`kv < lengths[batch]`: no token reads beyond the end of its row. `lengths` has shape `(batch,)`."""
-    return lambda batch, head, q, kv: kv < lengths[batch]
+    return partial(_below, lengths)
 
 
 def and_masks(*masks: Mask) -> Mask:
     """A token may look where every one of `masks` lets it."""
-    return lambda *at: reduce(torch.logical_and, (mask(*at) for mask in masks))
+    return partial(_joined, torch.logical_and, masks)
 
 
 def or_masks(*masks: Mask) -> Mask:
     """A token may look where at least one of `masks` lets it."""
-    return lambda *at: reduce(torch.logical_or, (mask(*at) for mask in masks))
+    return partial(_joined, torch.logical_or, masks)
 
 
 def not_mask(mask: Mask) -> Mask:
     """A token may look exactly where `mask` does not let it."""
-    return lambda *at: torch.logical_not(mask(*at))
+    return partial(_negated, mask)
 
 
 SIMPLE: dict[str, Mask] = {"bidirectional": bidirectional, "causal": causal}

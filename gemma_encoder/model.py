@@ -22,7 +22,7 @@ from transformers.utils import can_return_tuple
 from gemma_encoder.attention import IMPLEMENTATION, Visibility, look
 from gemma_encoder.dropout import add_dropout, check_rate
 from gemma_encoder.errors import InputError, check_choice
-from gemma_encoder.families import bos_id, check_family, check_implementation, layer_windows
+from gemma_encoder.families import bos_id, check_family, check_implementation, layer_windows, layers
 from gemma_encoder.loading import load_adapted, load_decoder
 from gemma_encoder.losses import ranking_loss
 from gemma_encoder.masks import Mask, layer_masks
@@ -233,7 +233,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         """
         real = self._real(input_ids, attention_mask)
         _check_bos(input_ids, real, self.config.decoder)
-        visibility = look(real, self.masks, self.backbone.dtype, self.config.unpadded, return_weights=output_attentions)
+        visibility = look(real, self.masks, self._dtype, self.config.unpadded, return_weights=output_attentions)
         if only_pooled and not (output_hidden_states or torch.compiler.is_compiling()):
             visibility = self._reading(visibility, real)
         output = self._pass(input_ids, real, visibility, output_hidden_states, output_attentions)
@@ -248,9 +248,26 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
     def layer_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, ...]:
         """The states `(batch, seq, dim)` behind every layer, of rows of any length: no pooler reads them."""
         real = self._real(input_ids, attention_mask)
-        visibility = look(real, self.masks, self.backbone.dtype, self.config.unpadded)
-        hidden = self._pass(input_ids, real, visibility, hidden_states=True).hidden_states[1:]
-        return tuple(self._to_slots(state, real) for state in hidden)
+        visibility = look(real, self.masks, self._dtype, self.config.unpadded)
+        found: list[Tensor] = []
+
+        def keep(layer: nn.Module, inputs: tuple, keywords: dict, states: Tensor) -> None:
+            if keywords["visibility"] is visibility:  # not the batch of another thread
+                found.append(states)
+
+        # those of transformers stay on the model, which then cannot be pickled, and give the last state normed
+        hooks = [layer.register_forward_hook(keep, with_kwargs=True) for layer in layers(self.backbone)]
+        try:
+            self._pass(input_ids, real, visibility, hidden_states=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return tuple(self._to_slots(state, real) for state in found)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """That of the token embedding: a replica of nn.DataParallel has no parameters to ask."""
+        return self.get_input_embeddings().weight.dtype
 
     def _real(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Which slots of a checked batch hold a token, `(batch, seq)`."""

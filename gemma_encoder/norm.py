@@ -6,12 +6,13 @@ of them. Norms of other families, which round otherwise, stay as they are.
 
 from __future__ import annotations
 
-from types import MethodType
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm as TheirGemmaRMSNorm
+from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm as TheirGemma2RMSNorm
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm as TheirGemma3RMSNorm
 
 from gemma_encoder.families import norm_modules
 
@@ -45,13 +46,32 @@ class RMSNorm(torch.autograd.Function):
         return states.to(of_states), weight, None
 
 
-def _forward(module: nn.Module, states: Tensor) -> Tensor:
-    if torch.compiler.is_compiling():  # a compiler joins the operations by itself
-        return type(module).forward(module, states)
-    return RMSNorm.apply(states, module.weight, module.eps)
+class _WrittenOut:
+    def forward(self, states: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # a compiler joins the operations by itself
+            return super().forward(states)
+        return RMSNorm.apply(states, self.weight, self.eps)
+
+
+# classes, not methods put on each module: a replica of nn.DataParallel would run with the weights of the original
+
+
+class GemmaRMSNorm(_WrittenOut, TheirGemmaRMSNorm):
+    """The norm of Gemma, its gradient written out."""
+
+
+class Gemma2RMSNorm(_WrittenOut, TheirGemma2RMSNorm):
+    """The norm of Gemma 2, its gradient written out."""
+
+
+class Gemma3RMSNorm(_WrittenOut, TheirGemma3RMSNorm):
+    """The norm of Gemma 3, its gradient written out."""
+
+
+KINDS = {kind.__bases__[1]: kind for kind in (GemmaRMSNorm, Gemma2RMSNorm, Gemma3RMSNorm)}
 
 
 def write_out_gradient(backbone: PreTrainedModel) -> None:
     """Give the norms of `backbone` their written-out gradient, in place."""
     for module in norm_modules(backbone):
-        module.forward = MethodType(_forward, module)
+        module.__class__ = KINDS.get(type(module), type(module))

@@ -159,7 +159,10 @@ IMPORTED = {
         "AutoConfig", "AutoModel", "PreTrainedConfig", "PreTrainedModel", "configuration_utils.SubConfigSpec",
         "modeling_outputs.BaseModelOutput", "modeling_outputs.BaseModelOutputWithPooling", "utils.can_return_tuple",
     ],
-    "norm": ["PreTrainedModel"],
+    "norm": [
+        "PreTrainedModel", "models.gemma.modeling_gemma.GemmaRMSNorm", "models.gemma2.modeling_gemma2.Gemma2RMSNorm",
+        "models.gemma3.modeling_gemma3.Gemma3RMSNorm",
+    ],
     "tasks/answers": ["PreTrainedTokenizerBase"],
     "tasks/encode": ["PreTrainedTokenizerBase"],
     "tokens": ["PreTrainedTokenizerBase"],

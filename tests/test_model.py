@@ -1,5 +1,7 @@
 """The encoder against other implementations, its saving and loading, its losses, and training with Trainer."""
 
+import pickle
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -324,6 +326,25 @@ def test_the_configuration_is_found_by_its_name(tiny_decoder, tmp_path):
     config = AutoConfig.from_pretrained(tmp_path)
     assert isinstance(config, GemmaEncoderConfig)
     assert (config.num_labels, config.pooling, config.decoder.model_type) == (5, "first", "gemma2")
+
+
+@pytest.mark.parametrize("attention", ["bidirectional", "prefix-3", "window-2"])
+def test_a_pickled_model_comes_back_equal(tiny_decoder, make_batch, attention):
+    """As sentence-transformers sends it to other processes, and torch.save writes it."""
+    model, batch = classifier(tiny_decoder(), attention=attention, pooling="kv-probe"), make_batch(LENGTHS)
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(again(*batch).logits, model(*batch).logits)
+    assert torch.equal(check_visibility(again), check_visibility(model))
+
+
+def test_layer_states_are_those_behind_the_layers(tiny_decoder, make_batch):
+    model = GemmaEncoder.from_decoder(tiny_decoder())
+    ids, mask = make_batch(LENGTHS)
+    output, states = model(ids, mask, output_hidden_states=True), model.layer_states(ids, mask)
+    assert all(map(torch.equal, states[:-1], output.hidden_states[1:-1]))
+    normed = model.backbone.norm(states[-1]).masked_fill(mask[..., None] == 0, 0)
+    torch.testing.assert_close(normed, output.last_hidden_state)
+    assert not torch.equal(states[-1], normed)
 
 
 def edited(folder, edit):

@@ -15,9 +15,9 @@ GEMMA = ("gemma", "gemma2", "gemma3_text")
 
 
 def both(norm, states):
-    """Output and gradients of `states` and weight, by the module as it is and by the class it is of."""
+    """Output and gradients of `states` and weight, by the module as it is and by the class of the decoder."""
     found = []
-    for call in (norm, lambda given: type(norm).forward(norm, given)):
+    for call in (norm, lambda given: type(norm).__bases__[1].forward(norm, given)):
         given_states = states.clone().requires_grad_()
         output = call(given_states)
         probe = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).to(output.dtype).view_as(output)
@@ -68,6 +68,14 @@ def test_a_copy_of_the_model_has_norms_of_its_own(tiny_decoder):
         norm.weight.data.fill_(3.0)
     ids = torch.tensor([[2, 5, 6]])
     assert not torch.equal(model.eval()(ids).last_hidden_state, twin.eval()(ids).last_hidden_state)
+
+
+def test_a_replica_of_data_parallel_has_norms_of_its_own(tiny_decoder):
+    norm = GemmaEncoder.from_decoder(tiny_decoder()).backbone.norm
+    replica = norm._replicate_for_data_parallel()
+    replica.weight = norm.weight.detach() + 1
+    states = torch.randn(2, 3, 32)
+    torch.testing.assert_close(replica(states), norm(states) * (2 + norm.weight) / (1 + norm.weight))
 
 
 def test_a_second_gradient_is_refused_because_it_would_be_wrong(tiny_decoder):
