@@ -39,6 +39,7 @@ from gemma_encoder.losses import (
     token_cross_entropy,
 )
 from gemma_encoder.model import GemmaEncoder, GemmaEncoderConfig, GemmaEncoderPreTrainedModel
+from gemma_encoder.rows import check_rows
 
 
 class MLPHead(nn.Module):
@@ -148,7 +149,11 @@ class GemmaEncoderForRanking(GemmaEncoderWithPooledHead):
         scores = self.row_logits(input_ids[filled], mask[filled])[:, 0]
         logits, loss = scores.new_full(filled.shape, float("-inf")).masked_scatter(filled, scores), None
         if labels is not None:
-            relevances = one_hot(labels, filled.shape[1]) if labels.dim() == 1 else labels
+            relevances = labels
+            if labels.dim() == 1:
+                relevances = one_hot(labels, filled.shape[1])
+                right = (relevances.bool() & filled).any(dim=1)
+                check_rows(right, "have a label that names an empty slot", "that of a candidate")
             loss = ranking_loss(self.config.ranking_loss)(logits, relevances, filled)
         return MultipleChoiceModelOutput(loss, logits)
 

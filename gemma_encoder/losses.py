@@ -88,7 +88,7 @@ def pointwise_logistic(scores: Tensor, labels: Tensor, list_mask: Tensor | None 
 
     `scores`, `labels` and `list_mask` have shape `(batch, list)`. Slots where `list_mask` is 0 hold no passage: they
     are left out of the sum and of the count of their list, whatever their score and label. A list without a passage
-    is an InputError.
+    is an InputError, and a label that is negative or not finite.
     Source: Nogueira & Cho (2019), arXiv 1901.04085; PointCE of RankT5 (Zhuang et al., 2022, arXiv 2210.10634,
     section 3.3), there a sum over the list.
     """
@@ -101,13 +101,13 @@ def listwise_softmax(scores: Tensor, labels: Tensor, list_mask: Tensor | None = 
     """The passages of a list against each other: `mean_b -sum_j p_bj log softmax(s_b)_j`, `p_b = y_b / sum_j y_bj`.
 
     `scores`, `labels` and `list_mask` have shape `(batch, list)`; labels are graded relevances >= 0. Slots where
-    `list_mask` is 0 hold no passage and are not in the softmax. A list without a positive is an InputError.
+    `list_mask` is 0 hold no passage and are not in the softmax. A list without a positive is an InputError, and a
+    label that is negative or not finite.
     Source: Softmax of RankT5 (Zhuang et al., 2022, arXiv 2210.10634, section 3.3), which does not divide by the sum
     of the labels. For one positive of grade 1 both are the same; divided, a list with many positives weighs no more
     than others.
     """
     scores, labels, real = _lists(scores, labels, list_mask)
-    check_rows((labels >= 0).all(dim=1), "have a negative label", "graded relevances >= 0")
     check_rows((labels > 0).any(dim=1), "hold no relevant passage", "at least one label above 0 in every list")
     log_chances = scores.masked_fill(~real, float("-inf")).log_softmax(dim=1).masked_fill(~real, 0)
     return -(labels / labels.sum(dim=1, keepdim=True) * log_chances).sum(dim=1).mean()
@@ -120,6 +120,8 @@ def _lists(scores: Tensor, labels: Tensor, list_mask: Tensor | None) -> tuple[Te
     if real.shape != scores.shape:
         raise InputError(f"list_mask of shape {tuple(real.shape)}; valid: {tuple(scores.shape)}")
     check_lists(real)
+    good = labels.isfinite() & (labels >= 0) | ~real
+    check_rows(good.all(dim=1), "have a label that is no relevance", "finite graded relevances >= 0")
     return scores.float().masked_fill(~real, 0), labels.float().masked_fill(~real, 0), real
 
 

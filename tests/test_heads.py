@@ -172,6 +172,13 @@ def test_settings_that_do_not_fit_the_head_are_named(tiny_decoder, kind, setting
         kind.from_decoder(tiny_decoder(), **settings)
 
 
+@pytest.mark.parametrize("name", ["listwise_softmax", "pointwise_logistic"])
+def test_a_right_candidate_in_an_empty_slot_is_named(tiny_decoder, lists, name):
+    ids, mask, _ = lists
+    with pytest.raises(InputError, match=r"rows \[1\] have a label that names an empty slot"):
+        adapted(GemmaEncoderForRanking, tiny_decoder(), ranking_loss=name)(ids, mask, torch.tensor([0, 2]))
+
+
 def test_lists_of_another_shape_and_lists_without_a_candidate_are_named(tiny_decoder, lists):
     model = adapted(GemmaEncoderForRanking, tiny_decoder())
     ids, mask, _ = lists

@@ -170,7 +170,6 @@ def test_half_precision_scores_give_a_float32_loss_and_gradients_are_right(loss,
         (token_cross_entropy, (2, 2, 3), [[0, 1], [-100, -100]], r"rows \[1\] hold no labelled token"),
         (token_cross_entropy, (2, 2, 3), [0, 1], r"labels of shape \(2,\); valid: \(2, 2\)"),
         (listwise_softmax, (3, 2), [[0, 0], [1, 0], [0, 0]], r"rows \[0, 2\] hold no relevant passage"),
-        (listwise_softmax, (2, 2), [[1, 0], [1, -1]], r"rows \[1\] have a negative label; valid: graded .* >= 0"),
         (listwise_softmax, (2, 2), [1, 0], r"labels of shape \(2,\); valid: \(2, 2\)"),
         (pointwise_logistic, (2, 2), [[1, 0, 0]] * 2, r"labels of shape \(2, 3\); valid: \(2, 2\)"),
     ],
@@ -178,6 +177,13 @@ def test_half_precision_scores_give_a_float32_loss_and_gradients_are_right(loss,
 def test_labels_that_do_not_fit_are_named(loss, scores, labels, says):
     with pytest.raises(InputError, match=says):
         loss(torch.randn(scores), torch.tensor(labels))
+
+
+@pytest.mark.parametrize("loss", [listwise_softmax, pointwise_logistic])
+@pytest.mark.parametrize("label", [-1, -100, NAN, INF])
+def test_a_label_that_is_no_relevance_is_named_by_its_list(loss, label):
+    with pytest.raises(InputError, match=r"rows \[1\] have a label that is no relevance; valid: finite graded .* >= 0"):
+        loss(torch.randn(2, 2), torch.tensor([[1.0, 0.0], [1.0, label]]))
 
 
 @pytest.mark.parametrize("loss", [listwise_softmax, pointwise_logistic])
