@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
+from threading import Lock
 from typing import Literal
 
 import torch
@@ -35,16 +36,29 @@ CPU_SLOTS = 1536  # of a batch: with fewer the calls cost more, with more the me
 SHOWN_FROM = 20  # batches; less is done before anybody has read a bar
 
 
+_lock = Lock()
+_evaluated: dict[nn.Module, tuple[int, bool]] = {}  # how many evaluations each module is in, and its mode before
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off, and leave every submodule in the mode it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+    """Switch dropout off, and leave every submodule in the mode it was in, however many threads evaluate it."""
+    modules = list(model.modules())
+    with _lock:
+        for module in modules:
+            count, mode = _evaluated.get(module, (0, module.training))
+            _evaluated[module] = count + 1, mode
+        model.eval()
     try:
         yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        with _lock:
+            for module in modules:
+                count, mode = _evaluated.pop(module)
+                if count > 1:
+                    _evaluated[module] = count - 1, mode
+                else:
+                    module.training = mode
 
 
 @torch.no_grad()

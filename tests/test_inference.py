@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from gemma_encoder import (
     predict,
     rank,
 )
-from gemma_encoder.inference import CPU_SLOTS, SHOWN_FROM, in_batches, like_length
+from gemma_encoder.inference import CPU_SLOTS, SHOWN_FROM, evaluating, in_batches, like_length
 from gemma_encoder.tasks import encode, get_task
 from gemma_encoder.tokens import token_ids
 
@@ -134,6 +135,20 @@ def test_every_submodule_is_left_in_the_mode_it_was_in(adapted, tokenizer):
 
     with pytest.raises(RuntimeError):
         in_batches(model, [[2, 3]], fails, batch_size=1)
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_a_model_that_threads_evaluate_gets_its_mode_back_from_the_last(adapted):
+    model = adapted().train()
+    model.encoder.pool = nn.Identity().eval()
+    modes = [module.training for module in model.modules()]
+    with ThreadPoolExecutor(1) as pool:  # one begins before the other, and ends before it
+        first, second = evaluating(model), evaluating(model.encoder)
+        first.__enter__()
+        pool.submit(second.__enter__).result()
+        first.__exit__(None, None, None)
+        assert not any(module.training for module in model.encoder.modules())
+        pool.submit(second.__exit__, None, None, None).result()
     assert [module.training for module in model.modules()] == modes
 
 
