@@ -62,3 +62,11 @@ def add_dropout(backbone: PreTrainedModel, attention_dropout: float, ffn_dropout
         if not hasattr(ffn, "output_dropout"):  # a decoder that is adapted twice must not drop twice
             ffn.register_forward_hook(_drop_output)
         ffn.output_dropout = Dropout(ffn_dropout)
+
+
+def dropout_rates(backbone: PreTrainedModel) -> dict[str, set[float]]:
+    """The rates that act in the layers of `backbone`, by the name of the setting."""
+    return {
+        "attention_dropout": {module.softmax_dropout.p for module in attention_modules(backbone)},
+        "ffn_dropout": {module.output_dropout.p for module in ffn_modules(backbone)},
+    }

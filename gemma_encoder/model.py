@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 from transformers.utils import can_return_tuple
 
 from gemma_encoder.attention import IMPLEMENTATION, Visibility, look
-from gemma_encoder.dropout import add_dropout, check_rate
+from gemma_encoder.dropout import add_dropout, check_rate, dropout_rates
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.families import bos_id, check_family, check_implementation, layer_windows, layers
 from gemma_encoder.loading import load_adapted, load_decoder
@@ -187,6 +187,12 @@ def check_as_built(model: GemmaEncoderPreTrainedModel) -> None:
     for name, value in encoder.built.items():
         if (found := getattr(model.config, name)) != value:
             raise InputError(f"config.{name} is {found!r}, the model was built with {value!r}; valid: adapt it anew")
+    for name, rates in dropout_rates(encoder.backbone).items():
+        if rates != {found := getattr(model.config, name)}:
+            raise InputError(
+                f"config.{name} is {found!r}, the model drops {sorted(rates)}: its decoder was adapted once more, or "
+                "changed; valid: adapt it anew"
+            )
 
 
 class GemmaEncoder(GemmaEncoderPreTrainedModel):

@@ -148,6 +148,13 @@ def test_a_decoder_adapted_twice_drops_once_at_the_new_rate(tiny_decoder, make_b
         assert [module.softmax_dropout.p for module in attention_modules(model.backbone)] == [0.0] * 4
 
 
+def test_a_model_whose_decoder_was_adapted_twice_is_not_saved_with_rates_it_lost(tiny_decoder, tmp_path):
+    first = GemmaEncoder.from_decoder(tiny_decoder(), attention_dropout=0.4)
+    GemmaEncoder.from_decoder(first.backbone, attention_dropout=0.2).save_pretrained(tmp_path / "second")
+    with pytest.raises(InputError, match=r"config.attention_dropout is 0.4, the model drops \[0.2\]"):
+        first.save_pretrained(tmp_path / "first")
+
+
 def test_the_dropouts_are_visible_modules(tiny_decoder):
     model = GemmaEncoder.from_decoder(tiny_decoder(), attention_dropout=0.1, ffn_dropout=0.2)
     rates = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
