@@ -26,10 +26,14 @@ from gemma_encoder.model import GemmaEncoderPreTrainedModel, encoder_of
 
 
 def row_template(columns: tuple[str, ...] | list[str]) -> str:
-    """The Jinja template of a row: `<bos>name: text name: text`, or `<bos>text text` without columns."""
+    """The Jinja template of a row: `<bos>name: text name: text`, or `<bos>text text` without columns.
+
+    A tokenizer without BOS has its [CLS] there, as in `tokens.bos_ids`.
+    """
     prefix = f"{{{{ {json.dumps(list(columns))}[loop.index0] }}}}: " if columns else ""
     text = "{{ message['content'] | trim }}"
-    return f"{{{{ bos_token }}}}{{% for message in messages %}}{{{{ ' ' if loop.index0 }}}}{prefix}{text}{{% endfor %}}"
+    each = f"{{% for message in messages %}}{{{{ ' ' if loop.index0 }}}}{prefix}{text}{{% endfor %}}"
+    return f"{{{{ bos_token or cls_token }}}}{each}"
 
 
 def export_sentence_transformer(

@@ -1,6 +1,7 @@
 """Next to other libraries: pipelines, PEFT and sentence-transformers give what we give ourselves."""
 
 import json
+from copy import deepcopy
 
 import pytest
 import torch
@@ -303,6 +304,14 @@ def test_sentence_transformer_gives_our_vectors(decoder, tokenizer, tmp_path, po
     ours = embed(model, tokenizer, TEXTS)
     torch.testing.assert_close(torch.tensor(vectors), ours, atol=1e-5, rtol=0)
     assert ours.std(dim=0).max() > 1e-2
+
+
+def test_an_export_puts_cls_first_where_there_is_no_bos(decoder, tokenizer, tmp_path):
+    model, tokenizer = adapted(GemmaEncoder, decoder(), pooling="first"), deepcopy(tokenizer)
+    tokenizer.cls_token, tokenizer.bos_token = tokenizer.bos_token, None
+    export_sentence_transformer(model, tokenizer, tmp_path / "out")
+    vectors = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(TEXTS)
+    torch.testing.assert_close(torch.tensor(vectors), embed(model, tokenizer, TEXTS), atol=1e-5, rtol=0)
 
 
 @COLUMNS
