@@ -45,6 +45,7 @@ def export_sentence_transformer(
     """
     from sentence_transformers import SentenceTransformer
 
+    _refuse_lora(model)
     module = _module(encoder_of(model), tokenizer, folder, max_length, "feature-extraction", "pooler_output")
     SentenceTransformer(modules=[module], device="cpu").save_pretrained(str(folder), create_model_card=False)
 
@@ -58,11 +59,17 @@ def export_cross_encoder(
     """
     from sentence_transformers import CrossEncoder
 
+    _refuse_lora(model)
     if not isinstance(model, GemmaEncoderWithPooledHead):
         raise InputError(f"a {type(model).__name__} scores no rows; valid: a classifier or a ranking model")
     module = _module(model, tokenizer, folder, max_length, "sequence-classification", "logits")
     encoder = CrossEncoder(modules=[module], device="cpu", activation_fn=nn.Identity())
     encoder.save_pretrained(str(folder), create_model_card=False)
+
+
+def _refuse_lora(model: nn.Module) -> None:
+    if any("lora_" in name for name, _ in model.named_parameters()):
+        raise InputError("a model with LoRA has no checkpoint of its own; valid: what merge_lora() gives")
 
 
 def _module(

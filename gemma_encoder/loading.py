@@ -131,11 +131,13 @@ def check_loaded(name: str | Path, model: PreTrainedModel, info: dict[str, Any],
 
 
 def load_decoder(decoder: str | Path | PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """The decoder without its language-model head, with all its weights, as `dtype`."""
+    """The decoder without its language-model head, with all its weights, as `dtype`; a loaded one in place."""
     if not isinstance(decoder, (str, Path, PreTrainedModel)):
         raise InputError(f"decoder {decoder!r} is not valid; valid: a checkpoint folder, a hub name, or a loaded model")
     if isinstance(decoder, PreTrainedModel):
         check_family(decoder.base_model.config)
+        for parameter in decoder.base_model.parameters():  # not `.to`, which would round the rotary frequencies too
+            parameter.data = parameter.data.to(dtype)
         return decoder.base_model
     config = load_with(AutoConfig.from_pretrained, decoder)
     check_family(config)

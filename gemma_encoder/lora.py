@@ -23,11 +23,14 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from gemma_encoder.dropout import check_rate
 from gemma_encoder.errors import InputError
+from gemma_encoder.families import bos_id
 from gemma_encoder.heads import class_of
 from gemma_encoder.inference import evaluating
 from gemma_encoder.loading import adapted_config, load_decoder
 from gemma_encoder.model import GemmaEncoderPreTrainedModel, cast, check_as_built, encoder_of
+from gemma_encoder.pooling import parse_pooling
 from gemma_encoder.verify import LOAD_TOKENS, check_visibility
 
 BASE = "base.json"  # beside the adapter: which decoder it belongs to
@@ -36,11 +39,18 @@ BASE = "base.json"  # beside the adapter: which decoder it belongs to
 def add_lora(model: GemmaEncoderPreTrainedModel, rank: int = 16, alpha: float = 32, dropout: float = 0.0) -> PeftModel:
     """Freeze the decoder and put `W + (alpha / rank) B A` on each of its linear layers; pooler and head stay trainable.
 
-    `model` is changed in place. The model behaves as before until it is trained: B starts at zero.
+    `model` is changed in place, and keeps its mode. It behaves as before until it is trained: B starts at zero.
+    A model that has an adapter already is an InputError.
     """
+    if type(rank) is not int or rank < 1:
+        raise InputError(f"rank {rank!r} is not valid; valid: an integer >= 1")
+    check_rate("dropout", dropout)
+    if isinstance(model, PeftModel) or any("lora_" in name for name, _ in model.named_parameters()):
+        raise InputError(f"a {type(model).__name__} with an adapter; valid: a model without one, see merge_lora()")
     linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear) and "backbone." in name}
     settings = {"target_modules": sorted(linear), "modules_to_save": _trained_whole(model) or None}
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, **settings))
+    adapted = get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, **settings))
+    return adapted.train(model.training)
 
 
 def _trained_whole(model: GemmaEncoderPreTrainedModel) -> list[str]:
@@ -112,25 +122,31 @@ def load_lora(folder: str | Path, decoder: str | Path | PreTrainedModel, trainab
 
 @torch.no_grad()
 def merge_lora(model: PeftModel) -> GemmaEncoderPreTrainedModel:
-    """The plain model with the adapter added to its weights: summed in float32, then rounded once to their type.
+    """The plain model with the adapter added to its weights, all of which can be trained.
+
+    They are summed in float32, or float64 where that is their type, then rounded once to their type.
 
     Prints by how much the vector of a fixed row moves, relative to the largest value: rounding, and nothing else.
     """
     dtype, before = model.get_base_model().dtype, _vectors(model.get_base_model())
+    exact = torch.promote_types(dtype, torch.float32)
     for parameter in model.parameters():
-        parameter.data = parameter.data.float()
-    merged = model.merge_and_unload()
+        parameter.data = parameter.data.to(exact)
+    merged = model.merge_and_unload().requires_grad_()
     cast(merged, dtype)
     gap = (_vectors(merged) - before).abs().max() / before.abs().max()
-    print(
-        f"merged in float32, kept in {str(dtype).removeprefix('torch.')}: the vector of a fixed row moved by {gap:.1e}"
-    )
+    types = [str(each).removeprefix("torch.") for each in (exact, dtype)]
+    print(f"merged in {types[0]}, kept in {types[1]}: the vector of a fixed row moved by {gap:.1e}")
     return merged
 
 
 def _vectors(model: GemmaEncoderPreTrainedModel) -> torch.Tensor:
-    """Pooled vector of a row that is the same for every model of one vocabulary: `(1, dim)`, float32."""
+    """Pooled vector of a row that is the same for every model of one vocabulary and pooler: `(1, dim)`, float64."""
     encoder = encoder_of(model)
-    ids = torch.arange(64, device=model.device)[None] * 7 % encoder.config.decoder.vocab_size
+    config = encoder.config.decoder
+    count = max(min(64, config.max_position_embeddings), parse_pooling(encoder.config.pooling)[1])
+    ids = torch.arange(count, device=model.device)[None] * 7 % config.vocab_size
+    if (bos := bos_id(config)) is not None:  # which has no place inside a row
+        ids = ids.where(ids != bos, bos - 1 if bos else 1)
     with evaluating(model):
-        return encoder(ids).pooler_output.float()
+        return encoder(ids).pooler_output.double()

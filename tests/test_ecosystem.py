@@ -237,6 +237,42 @@ def test_a_merge_in_bfloat16_rounds_once(decoder):
         assert torch.equal(merged.get_submodule(name).weight, weight)
 
 
+def test_a_merged_model_can_be_trained_whatever_its_pooler_and_type(decoder, capsys):
+    model = with_adapter(decoder(), steps=0, pooling="last-80", dtype=torch.float64)
+    merged = merge_lora(model)
+    assert "merged in float64, kept in float64" in capsys.readouterr().out
+    assert all(parameter.requires_grad for parameter in merged.parameters())
+    assert {parameter.dtype for parameter in merged.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"rank": 0}, "rank 0 is not valid; valid: an integer >= 1"),
+        ({"dropout": 2.0}, r"dropout 2.0 is not valid; valid: a number in \[0, 1\)"),
+    ],
+)
+def test_a_wrong_setting_of_an_adapter_and_a_second_one_are_named(decoder, tokenizer, tmp_path, settings, says):
+    model = adapted(GemmaEncoderForSequenceClassification, decoder())
+    with pytest.raises(InputError, match=says):
+        add_lora(model, **settings)
+    lora = add_lora(model)
+    assert not any(module.training for module in lora.modules()), "the mode it was in"
+    for again in (lora, model):
+        with pytest.raises(InputError, match="with an adapter; valid: a model without one"):
+            add_lora(again)
+        for export in (export_cross_encoder, export_sentence_transformer):
+            with pytest.raises(InputError, match=r"a model with LoRA .*; valid: what merge_lora\(\) gives"):
+                export(again, tokenizer, tmp_path / "out")
+
+
+def test_a_loaded_base_is_converted_to_the_type_of_the_adapter(decoder, tokenizer, tmp_path):
+    model = with_adapter(decoder(), dtype=torch.bfloat16)
+    save_lora(model, tmp_path)
+    loaded = load_lora(tmp_path, decoder())
+    assert torch.equal(predict(loaded, tokenizer, TEXTS), predict(model, tokenizer, TEXTS))
+
+
 def test_another_base_is_refused(decoder, tmp_path):
     save_lora(with_adapter(decoder()), tmp_path / "adapter")
     other = decoder()
