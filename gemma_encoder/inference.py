@@ -75,8 +75,8 @@ def in_batches(
     Rows of like length share a batch, so that attention opens few empty slots. The model is left in the mode it was
     in. With a `label`, a long job shows how far it is. `side` says where short rows of a batch are filled up.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size {batch_size} is not valid; valid: an integer >= 1")
+    if type(batch_size) is not int or batch_size < 1:
+        raise InputError(f"batch_size {batch_size!r} is not valid; valid: an integer >= 1")
     keep_freed_memory()
     lengths, done = [len(row) for row in rows], []
     room = batch_size * max(lengths)
@@ -181,6 +181,8 @@ def _rows(
 ) -> list[list[int]]:
     """Token ids of checked texts; says how many were truncated."""
     texts = _listed(texts)
+    if isinstance(columns, str):
+        raise InputError(f"columns {columns!r} is one name; valid: a list of names")
     columns = tuple(model.config.text_columns if columns is None else columns)
     rows = [(row,) if isinstance(row, str) else tuple(row) for row in texts]
     for index, row in enumerate(rows):
@@ -189,8 +191,8 @@ def _rows(
         if not row or not all(isinstance(text, str) and text.strip() for text in row):
             raise InputError(f"row {index} is {texts[index]!r}; valid: texts that are not empty")
     shortest = len(bos_ids(tokenizer)) + max(map(len, rows), default=0)
-    if max_length < shortest:
-        raise InputError(f"max_length {max_length} is not valid; valid for these texts: {shortest} or more")
+    if type(max_length) is not int or max_length < shortest:
+        raise InputError(f"max_length {max_length!r} is not valid; valid for these texts: {shortest} or more")
     ids, cut = token_ids(rows, tokenizer, max_length, truncate, columns)
     if cut:
         warnings.warn(f"{cut} of {len(ids)} rows were cut to {max_length} tokens", stacklevel=3)

@@ -76,14 +76,32 @@ class GemmaEncoderConfig(PreTrainedConfig):
         for name in SWITCHES:
             if type(getattr(self, name)) is not bool:
                 raise InputError(f"{name} {getattr(self, name)!r} is not valid; valid: True or False")
+        _check_names(self.id2label, kwargs.get("num_labels"))
         super().__post_init__(**kwargs)
+        problem = "regression" if self.num_labels == 1 else "single_label_classification"
+        if self.problem_type not in (None, problem):
+            raise InputError(
+                f"problem_type {self.problem_type!r} does not fit num_labels {self.num_labels}; valid: {problem!r}"
+            )
+        self.problem_type = problem  # without it a pipeline puts a sigmoid on a number
         planned_masks(self)
         parse_pooling(self.pooling)
         check_rate("attention_dropout", self.attention_dropout)
         check_rate("ffn_dropout", self.ffn_dropout)
         ranking_loss(self.ranking_loss)
-        if isinstance(self.text_columns, str):  # its letters would be taken for names
-            raise InputError(f"text_columns {self.text_columns!r} is one name; valid: a list of names")
+        columns = self.text_columns  # of a string its letters would be taken for names
+        if not isinstance(columns, (list, tuple)) or not all(isinstance(name, str) for name in columns):
+            raise InputError(f"text_columns {columns!r} is not valid; valid: a list of names")
+
+
+def _check_names(id2label: object, num_labels: int | None) -> None:
+    """The names of labels are those of 0, 1, ...; a checkpoint has the numbers as text."""
+    if id2label is None:
+        return
+    count = num_labels or len(id2label) if isinstance(id2label, dict) else None
+    if count is None or {str(key) for key in id2label} != {str(index) for index in range(count)}:
+        labels = f"every label from 0 to {count - 1}" if count else "every label from 0"
+        raise InputError(f"id2label {id2label!r} is not valid; valid: a dictionary with a name for {labels}")
 
 
 def _check_bos(input_ids: Tensor, real: Tensor, decoder: PreTrainedConfig) -> None:

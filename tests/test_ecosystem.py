@@ -74,6 +74,12 @@ def test_a_text_classification_pipeline_equals_predict(decoder, tokenizer, tmp_p
             assert [scores[name] for name in names.values()] == pytest.approx(row.tolist(), abs=1e-5)
 
 
+def test_a_pipeline_gives_the_number_of_a_regression(decoder, tokenizer):
+    model = adapted(GemmaEncoderForSequenceClassification, decoder(), num_labels=1)
+    (found,) = pipeline("text-classification", model=model, tokenizer=tokenizer)(["Yes"])
+    assert found["score"] == pytest.approx(predict(model, tokenizer, ["Yes"]).item(), abs=1e-5)
+
+
 def test_a_pipeline_that_puts_two_bos_into_a_pair_is_refused(decoder, tokenizer):
     model = adapted(GemmaEncoderForSequenceClassification, decoder())
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer)

@@ -254,6 +254,9 @@ def test_truncation_is_asked_for_counted_and_keeps_both_texts(adapted, tokenizer
         (["a"], {"columns": ("premise", "hypothesis")}, r"row 0 has 1 texts; valid: 2 \(premise, hypothesis\)"),
         ([("a", "b")], {"columns": ("sentence",)}, r"row 0 has 2 texts; valid: 1 \(sentence\)"),
         (["a"], {"batch_size": 0}, r"batch_size 0 is not valid; valid: an integer >= 1"),
+        (["a"], {"batch_size": "2"}, r"batch_size '2' is not valid; valid: an integer >= 1"),
+        (["a"], {"max_length": 9.5}, r"max_length 9.5 is not valid; valid for these texts: 2 or more"),
+        (["a"], {"columns": "text"}, r"columns 'text' is one name; valid: a list of names"),
         (["a"], {"max_length": 1, "truncate": True}, r"max_length 1 is not valid; valid for these texts: 2 or more"),
     ],
 )

@@ -456,7 +456,19 @@ def test_ids_of_another_shape_are_named(tiny_decoder, shape):
     ("settings", "says"),
     [
         ({"num_labels": 0}, "num_labels 0 is not valid; valid: an integer >= 1"),
-        ({"text_columns": "premise"}, "text_columns 'premise' is one name; valid: a list of names"),
+        ({"text_columns": "premise"}, "text_columns 'premise' is not valid; valid: a list of names"),
+        ({"text_columns": 3}, "text_columns 3 is not valid"),
+        ({"text_columns": None}, "text_columns None is not valid"),
+        ({"text_columns": [1, 2]}, r"text_columns \[1, 2\] is not valid"),
+        (
+            {"id2label": ["no", "yes"]},
+            r"id2label \['no', 'yes'\] is not valid; valid: a dictionary with a name for every",
+        ),
+        ({"id2label": {1: "no", 2: "yes"}}, "id2label .* is not valid; .* for every label from 0 to 1"),
+        (
+            {"id2label": {0: "no", 1: "yes"}, "num_labels": 3},
+            "id2label .* is not valid; .* for every label from 0 to 2",
+        ),
         ({"dtype": "bfloat16"}, "dtype 'bfloat16' is not valid; valid: a floating-point type"),
         ({"dtype": torch.int8}, r"dtype torch.int8 is not valid"),
     ],
