@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.modeling_outputs import (
+    BaseModelOutputWithPooling,
     MultipleChoiceModelOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
@@ -59,7 +60,15 @@ class MLPHead(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         """Logits, or one score when `num_labels` is 1."""
         with torch.autocast(vectors.device.type, enabled=False):
-            return self.out(F.gelu(self.dense(vectors.to(self.out.weight.dtype))))
+            return _exactly(self.out, F.gelu(_exactly(self.dense, vectors)))
+
+
+def _exactly(layer: nn.Linear, vectors: Tensor) -> Tensor:
+    """`layer` in float32 at least, also where its weights were rounded by `model.to(torch.bfloat16)`."""
+    dtype = torch.promote_types(layer.weight.dtype, torch.float32)
+    if dtype == layer.weight.dtype:
+        return layer(vectors.to(dtype))
+    return F.linear(vectors.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype))
 
 
 class GemmaEncoderWithHead(GemmaEncoderPreTrainedModel):
@@ -72,11 +81,14 @@ class GemmaEncoderWithHead(GemmaEncoderPreTrainedModel):
         self.post_init()
 
 
+INPUTS = ("input_ids", "attention_mask", "labels", "output_hidden_states", "output_attentions")
+
+
 def _refuse(others: dict[str, object]) -> None:
     """Inputs that a head does not know are an InputError: PEFT passes some for a task type, and loses the head."""
     if others:
         raise InputError(
-            f"inputs {', '.join(sorted(others))} are unknown; valid: input_ids, attention_mask, labels; "
+            f"inputs {', '.join(sorted(others))} are unknown; valid: {', '.join(INPUTS)}; "
             "for LoRA use gemma_encoder.lora.add_lora, which keeps pooler and head, in place of a task type of PEFT"
         )
 
@@ -86,7 +98,15 @@ class GemmaEncoderWithPooledHead(GemmaEncoderWithHead):
 
     def row_logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The head on the pooled vector of each row: `(rows, seq) -> (rows, num_labels)`."""
-        return self.head(self.encoder(input_ids, attention_mask, only_pooled=True).pooler_output)
+        return self._answered(input_ids, attention_mask)[0]
+
+    def _answered(
+        self, input_ids: Tensor, attention_mask: Tensor | None, hidden_states: bool | None = None,
+        attentions: bool | None = None,
+    ) -> tuple[Tensor, BaseModelOutputWithPooling]:  # fmt: skip
+        """`row_logits`, and what the encoder gave."""
+        encoded = self.encoder(input_ids, attention_mask, hidden_states, attentions, only_pooled=True)
+        return self.head(encoded.pooler_output), encoded
 
 
 class GemmaEncoderForSequenceClassification(GemmaEncoderWithPooledHead):
@@ -94,15 +114,22 @@ class GemmaEncoderForSequenceClassification(GemmaEncoderWithPooledHead):
 
     @can_return_tuple
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **others: object
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **others: object,
     ) -> SequenceClassifierOutput:
         """Logits `(batch, num_labels)`, and the mean loss over the batch when `labels (batch,)` are given.
 
-        Any other input is an InputError.
+        States of all layers and attentions as of the encoder. Any other input is an InputError.
         """
         _refuse(others)
-        logits = self.row_logits(input_ids, attention_mask)
-        return SequenceClassifierOutput(None if labels is None else self.loss(logits, labels), logits)
+        logits, encoded = self._answered(input_ids, attention_mask, output_hidden_states, output_attentions)
+        loss = None if labels is None else self.loss(logits, labels)
+        return SequenceClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of `logits (batch, num_labels)` against `labels (batch,)`."""
@@ -131,12 +158,19 @@ class GemmaEncoderForRanking(GemmaEncoderWithPooledHead):
 
     @can_return_tuple
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **others: object
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **others: object,
     ) -> MultipleChoiceModelOutput:
         """Scores `(batch, list)` of `input_ids (batch, list, seq)`, and the mean loss over the lists with `labels`.
 
         A slot of a short list is one whose attention_mask holds no token: it costs nothing, its score is -inf, and
         its label is not read. `labels (batch, list)` are relevances; `labels (batch,)` name the one right candidate.
+        States of all layers and attentions are those of the encoder, over the candidates in order, without empty slots.
         Any other input is an InputError.
         """
         _refuse(others)
@@ -146,7 +180,8 @@ class GemmaEncoderForRanking(GemmaEncoderWithPooledHead):
         if mask.shape != input_ids.shape:
             raise InputError(f"attention_mask of shape {tuple(mask.shape)}; valid: {tuple(input_ids.shape)}")
         filled = check_lists(mask.bool().any(dim=2))
-        scores = self.row_logits(input_ids[filled], mask[filled])[:, 0]
+        rows, encoded = self._answered(input_ids[filled], mask[filled], output_hidden_states, output_attentions)
+        scores = rows[:, 0]
         logits, loss = scores.new_full(filled.shape, float("-inf")).masked_scatter(filled, scores), None
         if labels is not None:
             relevances = labels
@@ -155,7 +190,7 @@ class GemmaEncoderForRanking(GemmaEncoderWithPooledHead):
                 right = (relevances.bool() & filled).any(dim=1)
                 check_rows(right, "have a label that names an empty slot", "that of a candidate")
             loss = ranking_loss(self.config.ranking_loss)(logits, relevances, filled)
-        return MultipleChoiceModelOutput(loss, logits)
+        return MultipleChoiceModelOutput(loss, logits, encoded.hidden_states, encoded.attentions)
 
 
 class GemmaEncoderForTokenClassification(GemmaEncoderWithHead):
@@ -168,19 +203,27 @@ class GemmaEncoderForTokenClassification(GemmaEncoderWithHead):
 
     @can_return_tuple
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **others: object
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **others: object,
     ) -> TokenClassifierOutput:
         """Logits `(batch, seq, num_labels)`, and the mean loss over the rows when `labels (batch, seq)` are given.
 
-        Tokens labelled -100 and slots without a token are left out of the loss. Any other input is an InputError.
+        Tokens labelled -100 and slots without a token are left out of the loss. States of all layers and
+        attentions as of the encoder. Any other input is an InputError.
         """
         _refuse(others)
-        logits, loss = self.head(self.encoder(input_ids, attention_mask).last_hidden_state), None
+        encoded = self.encoder(input_ids, attention_mask, output_hidden_states, output_attentions)
+        logits, loss = self.head(encoded.last_hidden_state), None
         if labels is not None:
             if attention_mask is not None and labels.shape == attention_mask.shape:
                 labels = labels.masked_fill(~attention_mask.bool(), IGNORED)
             loss = token_cross_entropy(logits, labels)
-        return TokenClassifierOutput(loss, logits)
+        return TokenClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
 
 
 HEADS = {

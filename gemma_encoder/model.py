@@ -245,16 +245,21 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         only_pooled: bool = False,
     ) -> BaseModelOutputWithPooling:
         """Encode `input_ids (batch, seq)`; `attention_mask (batch, seq)` is nonzero where a slot holds a token.
 
         With `output_attentions`, `attentions[l]` has shape `(batch, head, width, width)` over the tokens of each row
         in order, whatever the padding, and 0 beyond a row's last token; width is the longest row.
+        States of all layers and attentions that are neither asked for nor refused come as the configuration says.
         With `only_pooled`, what no pooled vector needs is not computed, and `last_hidden_state` may be None.
         """
+        if output_hidden_states is None:
+            output_hidden_states = bool(self.config.output_hidden_states)
+        if output_attentions is None:
+            output_attentions = bool(self.config.output_attentions)
         real = self._real(input_ids, attention_mask)
         _check_bos(input_ids, real, self.config.decoder)
         visibility = look(real, self.masks, self._dtype, self.config.unpadded, return_weights=output_attentions)

@@ -143,8 +143,8 @@ IMPORTED = {
     "families": ["PreTrainedConfig", "PreTrainedModel"],
     "heads": [
         "AutoModelForMultipleChoice", "AutoModelForSequenceClassification", "AutoModelForTokenClassification",
-        "PreTrainedModel", "modeling_outputs.MultipleChoiceModelOutput", "modeling_outputs.SequenceClassifierOutput",
-        "modeling_outputs.TokenClassifierOutput", "utils.can_return_tuple",
+        "PreTrainedModel", "modeling_outputs.BaseModelOutputWithPooling", "modeling_outputs.MultipleChoiceModelOutput",
+        "modeling_outputs.SequenceClassifierOutput", "modeling_outputs.TokenClassifierOutput", "utils.can_return_tuple",
     ],
     "inference": ["PreTrainedTokenizerBase"],
     "loading": [

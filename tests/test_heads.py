@@ -133,6 +133,27 @@ def test_every_token_gets_its_logits_and_pads_no_loss(tiny_decoder, make_batch, 
     torch.testing.assert_close(output.loss, sum(rows) / 2)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_and_attentions_are_returned_where_asked_for_or_configured(tiny_decoder, make_batch, kind):
+    model, batch = adapted(kind, tiny_decoder()), inputs_for(kind, make_batch)
+    plain = model(*batch)
+    assert plain.hidden_states is plain.attentions is None
+    asked = model(*batch, output_hidden_states=True, output_attentions=True)
+    model.config.output_hidden_states = True
+    for output in (asked, model(*batch)):
+        assert [state.shape for state in output.hidden_states] == [(4, 9, 32)] * 5
+    assert [weights.shape for weights in asked.attentions] == [(4, 4, 9, 9)] * 4
+    assert model(*batch, output_hidden_states=False).hidden_states is None
+    torch.testing.assert_close(asked.logits, plain.logits)
+
+
+def test_a_head_that_was_rounded_still_computes_in_float32(tiny_decoder):
+    model = adapted(GemmaEncoderForSequenceClassification, tiny_decoder(), num_labels=1).to(torch.bfloat16)
+    scores = model.head(torch.randn(1000, 32).bfloat16())
+    assert scores.dtype == torch.float32
+    assert len(scores.unique()) > 990
+
+
 # bad input
 
 
