@@ -46,7 +46,7 @@ class GemmaEncoderConfig(PreTrainedConfig):
     pooling: "mean", "first", "last", "first-K", "last-K", "query-probe", "kv-probe".
     pooling_heads, pooling_latents, pooling_projections: for the two probes; see pooling.
     attention_dropout, ffn_dropout: rates in [0, 1) on attention softmax and feed-forward output.
-    unpadded: run without padding (same result, less work); False pads every row to the longest.
+    unpadded: run without padding (same result, less work); False keeps the slots of a batch as it came.
     ranking_loss: "listwise_softmax" or "pointwise_logistic", for GemmaEncoderForRanking; see losses.
     text_columns: names put before the texts of a row, as in the task it was fine-tuned on; none: texts as they are.
     """
@@ -117,6 +117,15 @@ def _check_bos(input_ids: Tensor, real: Tensor, decoder: PreTrainedConfig) -> No
     if bos == decoder.eos_token_id:
         again &= (found & begins).any(dim=1)
     check_rows(~again, "hold a BOS behind their first token", "one, in front, as predict() puts it")
+
+
+@torch.compiler.disable  # what it reads off the batch cannot be traced
+def _check_lengths(lengths: Tensor, decoder: PreTrainedConfig) -> None:
+    """Refuse rows of more tokens than the decoder has positions for."""
+    limit = getattr(decoder, "max_position_embeddings", None)
+    if limit is not None and (longest := int(lengths.max())) > limit:
+        what = f"hold more tokens than max_position_embeddings, the longest {longest}"
+        check_rows(lengths <= limit, what, f"up to {limit}")
 
 
 def planned_masks(config: GemmaEncoderConfig) -> list[Mask]:
@@ -240,6 +249,10 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         """The decoder's token embedding."""
         return self.backbone.get_input_embeddings()
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put `value` in place of the decoder's token embedding, as `resize_token_embeddings` does."""
+        self.backbone.set_input_embeddings(value)
+
     @can_return_tuple
     def forward(
         self,
@@ -249,7 +262,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         output_attentions: bool | None = None,
         only_pooled: bool = False,
     ) -> BaseModelOutputWithPooling:
-        """Encode `input_ids (batch, seq)`; `attention_mask (batch, seq)` is nonzero where a slot holds a token.
+        """Encode `input_ids (batch, seq)`; `attention_mask (batch, seq)` is 1 where a slot holds a token, else 0.
 
         With `output_attentions`, `attentions[l]` has shape `(batch, head, width, width)` over the tokens of each row
         in order, whatever the padding, and 0 beyond a row's last token; width is the longest row.
@@ -302,11 +315,17 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         """Which slots of a checked batch hold a token, `(batch, seq)`."""
         if input_ids.dim() != 2 or not len(input_ids):
             raise InputError(f"input_ids of shape {tuple(input_ids.shape)}; valid: (batch, seq), batch >= 1")
+        if input_ids.dtype not in (torch.int64, torch.int32):
+            raise InputError(f"input_ids of type {input_ids.dtype}; valid: torch.int64 or torch.int32")
         check_implementation(self.backbone, IMPLEMENTATION)
-        real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        if real.shape != input_ids.shape:
-            raise InputError(f"attention_mask of shape {tuple(real.shape)}; valid: {tuple(input_ids.shape)}")
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if mask.shape != input_ids.shape:
+            raise InputError(f"attention_mask of shape {tuple(mask.shape)}; valid: {tuple(input_ids.shape)}")
+        real = mask == 1
+        # of a mask that is added to scores, 0 where a token is, the pads would be read
+        check_rows((real | (mask == 0)).all(dim=1), "have an attention_mask of other values", "1 for a token, else 0")
         check_rows(real.any(dim=1), "hold no token", "at least one token per row")
+        _check_lengths(real.sum(dim=1), self.config.decoder)
         known = self.get_input_embeddings().num_embeddings
         check_rows(
             ((input_ids >= 0) & (input_ids < known) | ~real).all(dim=1), "hold an unknown id", f"0 to {known - 1}"

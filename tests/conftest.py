@@ -43,7 +43,7 @@ SIZE = {
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "initializer_range": 0.3,  # large enough for soft-caps to bite and for every token to matter
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 128,
     "pad_token_id": 0,
     "eos_token_id": 1,
     "bos_token_id": 2,

@@ -1,5 +1,6 @@
 """The encoder against other implementations, its saving and loading, its losses, and training with Trainer."""
 
+import json
 import pickle
 
 import pytest
@@ -442,6 +443,63 @@ def test_another_attention_implementation_is_refused_when_it_runs(tiny_decoder, 
     model.backbone.set_attn_implementation("eager")
     with pytest.raises(InputError, match="attention implementation 'eager' does not know our masks; valid: 'gemma_"):
         model(*make_batch([5, 3]))
+
+
+@pytest.mark.parametrize("value", [-1e9, 0.5, 2, float("nan"), float("-inf")])
+@PATHS
+def test_a_mask_of_other_values_than_0_and_1_is_named_by_row(tiny_decoder, make_batch, value, unpadded):
+    """One that is added to scores would be read inverted."""
+    model = GemmaEncoder.from_decoder(tiny_decoder(), unpadded=unpadded)
+    ids, mask = make_batch([4, 3])
+    for kind in (torch.bool, torch.int32, torch.float32):
+        assert torch.equal(model(ids, mask.to(kind)).pooler_output, model(ids, mask).pooler_output)
+    wrong = mask.float()
+    wrong[1, 3] = value
+    with pytest.raises(InputError, match=r"rows \[1\] have an attention_mask of other values; valid: 1 for a token"):
+        model(ids, wrong)
+
+
+def test_a_row_of_more_tokens_than_the_decoder_has_positions_is_named(tiny_decoder, make_batch):
+    model = GemmaEncoder.from_decoder(tiny_decoder(max_position_embeddings=8))
+    model(*make_batch([8, 3], spare=2))
+    with pytest.raises(InputError, match=r"rows \[1\] hold more tokens than .*, the longest 9; valid: up to 8"):
+        model(*make_batch([8, 9]))
+
+
+def test_ids_that_are_no_integers_are_named(tiny_decoder):
+    with pytest.raises(InputError, match=r"input_ids of type torch\.float32; valid: torch\.int64"):
+        GemmaEncoder.from_decoder(tiny_decoder())(torch.ones(1, 4))
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "gpt_neox"])
+def test_a_resized_vocabulary_is_saved_and_loaded(tiny_decoder, make_batch, tmp_path, family):
+    model, batch = classifier(tiny_decoder(family)), make_batch(LENGTHS)
+    before = model(*batch).logits
+    model.resize_token_embeddings(120)
+    assert torch.equal(model(*batch).logits, before)
+    new = torch.tensor([[5, 119]])
+    model.save_pretrained(tmp_path)
+    loaded = GemmaEncoderForSequenceClassification.from_pretrained(tmp_path)
+    assert loaded.config.decoder.vocab_size == 120
+    assert torch.equal(loaded(new).logits, model(new).logits)
+
+
+@pytest.mark.parametrize(("num_labels", "problem"), [(1, "regression"), (3, "single_label_classification")])
+def test_the_problem_type_is_that_of_the_labels(tiny_decoder, make_batch, tmp_path, num_labels, problem):
+    model, batch = classifier(tiny_decoder(), num_labels=num_labels), make_batch(LENGTHS)
+    assert model.config.problem_type == problem
+    model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**saved, "problem_type": None}))  # an older checkpoint
+    loaded = GemmaEncoderForSequenceClassification.from_pretrained(tmp_path)
+    assert loaded.config.problem_type == problem
+    assert torch.equal(loaded(*batch).logits, model(*batch).logits)
+    with pytest.raises(
+        InputError, match=rf"problem_type 'multi_label_classification' does not fit .*; valid: '{problem}'"
+    ):
+        GemmaEncoderConfig(
+            decoder=tiny_decoder().config, num_labels=num_labels, problem_type="multi_label_classification"
+        )
 
 
 @pytest.mark.parametrize("shape", [(4,), (0, 4), (2, 2, 4)])

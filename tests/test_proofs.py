@@ -119,8 +119,8 @@ def test_a_prefix_wider_than_the_probe_is_measured_too(tiny_decoder):
 
 
 def test_a_window_that_no_row_fills_is_named(tiny_decoder):
-    model = GemmaEncoder.from_decoder(tiny_decoder(sliding_window=64))
-    assert line(model, "edges of a width of 64").measured == "not measured: the model reads 64 tokens"
+    model = GemmaEncoder.from_decoder(tiny_decoder(sliding_window=128))
+    assert line(model, "edges of a width of 128").measured == "not measured: the model reads 128 tokens"
     opened = GemmaEncoder.from_decoder(tiny_decoder(sliding_window=50), local_layers="open")
     assert not [proof for proof in verify(opened) if proof.what.startswith("edges")]
 
