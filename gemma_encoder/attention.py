@@ -210,7 +210,9 @@ def path(softcap: float | None) -> str:
 
 def paths_taken(backbone: PreTrainedModel) -> list[str]:
     """Which computations the layers of `backbone` ran last, each once; before the first pass there are none."""
-    return sorted({module.attention_path for module in attention_modules(backbone)})
+    return sorted(
+        {module.attention_path for module in attention_modules(backbone) if hasattr(module, "attention_path")}
+    )
 
 
 def encoder_attention(

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import gemma_encoder.attention as attention_module
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
-from gemma_encoder.attention import encoder_attention, formula, look, path, split
+from gemma_encoder.attention import encoder_attention, formula, look, path, paths_taken, split
 from gemma_encoder.dropout import add_dropout
 from gemma_encoder.families import FAMILIES, attention_modules
 from gemma_encoder.masks import and_masks, bidirectional, causal, window
@@ -229,6 +229,13 @@ def test_what_runs_is_what_the_table_says(
     assert path(softcap) == ("formula (soft-cap 2)" if family == "gemma2" else "sdpa")
     groups = 2 if unpadded and not return_weights else 1
     assert len(ran) == 4 * groups, "one call a layer and group"
+
+
+def test_before_the_first_pass_nothing_ran(tiny_decoder):
+    backbone = tiny_decoder("llama")
+    assert paths_taken(backbone) == []
+    GemmaEncoder.from_decoder(backbone)  # measures what tokens see
+    assert paths_taken(backbone) == ["sdpa"]
 
 
 @pytest.mark.parametrize("attention", ["bidirectional", "causal", "bidirectional-last-2", "prefix-3"])
