@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
 import torch
-import transformers
 
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.spec import RunSpec
@@ -62,7 +62,7 @@ def identity(spec: RunSpec) -> dict[str, object]:
         "data_sha256": data_digest(task, spec.data),
         "code_sha256": code_digest(),
         "torch": _series(torch.__version__),
-        "transformers": _series(transformers.__version__),
+        "transformers": _series(version("transformers")),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
 
