@@ -136,13 +136,25 @@ def load_decoder(decoder: str | Path | PreTrainedModel, dtype: torch.dtype) -> P
         raise InputError(f"decoder {decoder!r} is not valid; valid: a checkpoint folder, a hub name, or a loaded model")
     if isinstance(decoder, PreTrainedModel):
         check_family(decoder.base_model.config)
+        _check_floating(decoder.base_model)
         for parameter in decoder.base_model.parameters():  # not `.to`, which would round the rotary frequencies too
             parameter.data = parameter.data.to(dtype)
         return decoder.base_model
     config = load_with(AutoConfig.from_pretrained, decoder)
     check_family(config)
     settings = {"config": config, "dtype": dtype, "attn_implementation": IMPLEMENTATION}
-    return _load_weights(AutoModel.from_pretrained, decoder, LM_HEADS, **settings)[0]
+    backbone = _load_weights(AutoModel.from_pretrained, decoder, LM_HEADS, **settings)[0]
+    _check_floating(backbone)
+    return backbone
+
+
+def _check_floating(backbone: PreTrainedModel) -> None:
+    """Refuse a quantised decoder: converting packed weights to another type would make noise of them."""
+    for name, parameter in backbone.named_parameters():
+        if not parameter.is_floating_point():
+            raise InputError(
+                f"weight {name} of the decoder is {parameter.dtype}; valid: floating-point weights, not quantised ones"
+            )
 
 
 def adapted_config(name: str | Path) -> PreTrainedConfig:

@@ -372,3 +372,13 @@ def test_another_attention_implementation_is_refused_on_load(tiny_decoder, tmp_p
     GemmaEncoder.from_decoder(tiny_decoder()).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="attn_implementation 'eager' does not know our masks; valid: 'gemma_encoder'"):
         GemmaEncoder.from_pretrained(tmp_path, attn_implementation="eager")
+
+
+def test_a_quantised_decoder_is_refused_before_its_weights_are_converted(tiny_decoder):
+    decoder = tiny_decoder()
+    packed = torch.nn.Parameter(torch.randint(255, (8, 8), dtype=torch.uint8), requires_grad=False)
+    projection = decoder.base_model.layers[0].self_attn.q_proj
+    projection.weight, kept = packed, packed.clone()
+    with pytest.raises(InputError, match=r"layers\.0\.self_attn\.q_proj\.weight of the decoder is torch\.uint8; valid"):
+        GemmaEncoder.from_decoder(decoder)
+    assert torch.equal(projection.weight, kept)
