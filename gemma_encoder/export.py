@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gemma_encoder.errors import InputError
 from gemma_encoder.heads import GemmaEncoderWithPooledHead
-from gemma_encoder.model import GemmaEncoderPreTrainedModel, encoder_of
+from gemma_encoder.model import GemmaEncoderPreTrainedModel, encoder_of, has_lora
 
 
 def row_template(columns: tuple[str, ...] | list[str]) -> str:
@@ -68,7 +68,7 @@ def export_cross_encoder(
 
 
 def _refuse_lora(model: nn.Module) -> None:
-    if any("lora_" in name for name, _ in model.named_parameters()):
+    if has_lora(model):
         raise InputError("a model with LoRA has no checkpoint of its own; valid: what merge_lora() gives")
 
 

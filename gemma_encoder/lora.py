@@ -29,7 +29,7 @@ from gemma_encoder.families import bos_id
 from gemma_encoder.heads import class_of
 from gemma_encoder.inference import evaluating
 from gemma_encoder.loading import adapted_config, load_decoder
-from gemma_encoder.model import GemmaEncoderPreTrainedModel, cast, check_as_built, encoder_of
+from gemma_encoder.model import GemmaEncoderPreTrainedModel, cast, check_as_built, encoder_of, has_lora
 from gemma_encoder.pooling import parse_pooling
 from gemma_encoder.verify import LOAD_TOKENS, check_visibility
 
@@ -45,7 +45,7 @@ def add_lora(model: GemmaEncoderPreTrainedModel, rank: int = 16, alpha: float = 
     if type(rank) is not int or rank < 1:
         raise InputError(f"rank {rank!r} is not valid; valid: an integer >= 1")
     check_rate("dropout", dropout)
-    if isinstance(model, PeftModel) or any("lora_" in name for name, _ in model.named_parameters()):
+    if isinstance(model, PeftModel) or has_lora(model):
         raise InputError(f"a {type(model).__name__} with an adapter; valid: a model without one, see merge_lora()")
     linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear) and "backbone." in name}
     settings = {"target_modules": sorted(linear), "modules_to_save": _trained_whole(model) or None}

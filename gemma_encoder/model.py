@@ -379,5 +379,10 @@ def encoder_of(model: nn.Module) -> GemmaEncoder:
     return next(module for module in model.modules() if isinstance(module, GemmaEncoder))
 
 
+def has_lora(model: nn.Module) -> bool:
+    """Whether LoRA matrices lie on the layers of `model`."""
+    return any("lora_" in name for name, _ in model.named_parameters())
+
+
 AutoConfig.register(GemmaEncoderConfig.model_type, GemmaEncoderConfig)
 AutoModel.register(GemmaEncoderConfig, GemmaEncoder)

@@ -291,8 +291,8 @@ def train(spec: RunSpec, working: Path) -> tuple[RunResult, list[dict], nn.Modul
     resumed = any(working.glob(CHECKPOINT))
     trainer.train(resume_from_checkpoint=resumed)
     seconds = time.perf_counter() - start
-    environment = {**_environment(model), "training_rows": str(len(features["train"])), "truncated": str(cut)}
-    environment["resumed"] = str(resumed)
+    known = {"training_rows": len(features["train"]), "truncated": cut, "resumed": resumed}
+    environment = _environment(model) | {name: str(value) for name, value in known.items()}
     if spec.precision == "bfloat16":
         on_cpu = model.device.type == "cpu"
         environment["batch_spread"] = _batch_spread(evaluate, curve.last, features["validation"], on_cpu)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
 
 import pandas as pd
@@ -171,7 +171,7 @@ def _score_of(name: str) -> str:
 
 def _rows_of(runs: pd.DataFrame) -> str:
     """How many rows, or lists of candidates, the runs of a task were trained on."""
-    return ", ".join(dict.fromkeys(run.environment["training_rows"] for run in runs["run"]))
+    return _each(run.environment["training_rows"] for run in runs["run"])
 
 
 def protocol(runs: pd.DataFrame) -> dict[str, object]:
@@ -179,15 +179,12 @@ def protocol(runs: pd.DataFrame) -> dict[str, object]:
     results = list(runs["run"])
     seconds = pd.Series([run.timing["train_seconds"] for run in results])
     spreads = [float(run.environment["batch_spread"]) for run in results if "batch_spread" in run.environment]
-
-    def every(name: str, unset: str = "") -> str:
-        return _values(results, name, unset)
-
+    every, warmups = partial(_values, results), _each(f"{run.spec.warmup:.0%}" for run in results)
     return {
-        "model": ", ".join(dict.fromkeys(run.spec.model.rstrip("/").rsplit("/", 1)[-1] for run in results)),
+        "model": _each(run.spec.model.rstrip("/").rsplit("/", 1)[-1] for run in results),
         "split scored": every("evaluate_on"),
         "score": "; ".join(f"{name}: {_score_of(name)}" for name in runs["task"].unique()),
-        "seeds": ", ".join(str(seed) for seed in runs["seed"].unique()),
+        "seeds": every("seed"),
         "attention": every("attention"),
         "pooling": every("pooling"),
         "dropout on softmax": every("attention_dropout", "0"),
@@ -200,39 +197,36 @@ def protocol(runs: pd.DataFrame) -> dict[str, object]:
         "epochs": every("epochs"),
         "examples an update": every("batch_size"),
         **_memory_settings(results),
-        "learning rate": f"{every('learning_rate')}, warm-up {_warmups(results)}, then linear to 0",
+        "learning rate": f"{every('learning_rate')}, warm-up {warmups}, then linear to 0",
         "weight decay": every("weight_decay"),
         "precision": every("precision"),
         "LoRA rank": _lora(results),
         "checkpoint": "last update; none is selected",
         "warm start": "none",
         "intervals": "Student t over seeds, 95 %; the rows are the same for all, what their choice adds is not in them",
-        "attention computed by": _environments(results, "attention_path", "; "),
+        "attention computed by": _each((run.environment["attention_path"] for run in results), "; "),
         "the same rows in other batches": f"{max(spreads):.2f} points apart at most" if spreads else "equal: float32",
-        "torch": _environments(results, "torch"),
-        "transformers": _environments(results, "transformers"),
+        "torch": _each(run.environment["torch"] for run in results),
+        "transformers": _each(run.environment["transformers"] for run in results),
         "seconds a run (median)": round(float(seconds.median()), 1),
     }
 
 
 def _values(results: Sequence[RunResult], name: str, unset: str = "") -> str:
-    """All values of a setting, each once."""
-    values = dict.fromkeys(getattr(run.spec, name) for run in results)
-    return ", ".join(unset if unset and not value else f"{value}" for value in values)
+    """All values of a setting."""
+    values = [getattr(run.spec, name) for run in results]
+    return _each(unset if unset and not value else f"{value}" for value in values)
 
 
-def _environments(results: Sequence[RunResult], name: str, between: str = ", ") -> str:
-    return between.join(dict.fromkeys(run.environment[name] for run in results))
-
-
-def _warmups(results: Sequence[RunResult]) -> str:
-    return ", ".join(dict.fromkeys(f"{run.spec.warmup:.0%}" for run in results))
+def _each(texts: Iterable[str], between: str = ", ") -> str:
+    """Every text once, in order."""
+    return between.join(dict.fromkeys(texts))
 
 
 def _lora(results: Sequence[RunResult]) -> str:
     """Rank and alpha of every kind of run."""
-    kinds = dict.fromkeys((run.spec.lora_rank, run.spec.lora_alpha) for run in results)
-    return ", ".join(f"{rank} (alpha {alpha:g})" if rank else "none, all weights are trained" for rank, alpha in kinds)
+    kinds = [(run.spec.lora_rank, run.spec.lora_alpha) for run in results]
+    return _each(f"{rank} (alpha {alpha:g})" if rank else "none, all weights are trained" for rank, alpha in kinds)
 
 
 def _memory_settings(results: Sequence[RunResult]) -> dict[str, str]:
