@@ -47,7 +47,7 @@ def attention(device: torch.device) -> Iterator[list[Row]]:
 
 def why(error: Exception) -> str:
     """What failed, in one line."""
-    return f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+    return f"failed: {type(error).__name__}: {' '.join(str(error).splitlines()[:2])[:160]}"
 
 
 def proof(case: str, states: Sequence[Tensor], scaling: float) -> Iterator[list[Row]]:

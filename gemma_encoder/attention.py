@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
 
-from gemma_encoder.families import attention_modules, layer_index
+from gemma_encoder.families import SOFTCAP, attention_modules
 from gemma_encoder.masks import Mask, table
 
 IMPLEMENTATION = "gemma_encoder"
@@ -74,7 +74,7 @@ class Close(torch.autograd.Function):
 class Group:
     """Rows of like length, which attention computes together; `shape` is `(rows, width)`.
 
-    biases: one `(rows, 1, width, width)` tensor a layer, 0 where query may read key and -inf elsewhere.
+    biases: one `(rows, 1, width, width)` tensor for each distinct mask, 0 where query may read key and -inf elsewhere.
     """
 
     shape: tuple[int, int]
@@ -92,19 +92,18 @@ class Visibility:
     slots: for each packed token its slot. Both are None when the batch travels padded.
     read: the tokens (slots, when the batch travels padded), by number, whose states are read after the last layer; None
         for all.
+    kinds: the number of the bias of each layer.
+    adaptation: which of the adaptations of the decoder the batch is for; see `new_adaptation`.
     """
 
     groups: list[Group]
+    kinds: list[int]
     position_ids: Tensor
     tokens: Tensor | None = None
     slots: Tensor | None = None
     return_weights: bool = False
     read: Tensor | None = None
-
-    @property
-    def biases(self) -> list[Tensor]:
-        """Those of the first group, the only one of a batch of one row."""
-        return self.groups[0].biases
+    adaptation: int = 0
 
     def open(self, states: Tensor) -> list[Tensor]:
         """`(1, head, tokens, head_dim)`, padded `(batch, head, width, ...)` -> `(rows, head, width, ...)` a group."""
@@ -143,27 +142,51 @@ def split(lengths: Sequence[int]) -> list[list[int]]:
     return groups
 
 
+def new_adaptation(backbone: PreTrainedModel) -> int:
+    """A place in every attention module for the masks of one more encoder: a decoder may be adapted more than once."""
+    modules = attention_modules(backbone)
+    for module in modules:
+        module.kinds = [*getattr(module, "kinds", []), 0]
+    return len(modules[0].kinds) - 1
+
+
+def choose_biases(backbone: PreTrainedModel, adaptation: int, kinds: Sequence[int]) -> None:
+    """Tell the attention of every layer which of the biases of a group is its own.
+
+    It would find it by the number of its layer as well, but torch.compile would then make a graph for every layer.
+    """
+    for module, kind in zip(attention_modules(backbone), kinds, strict=True):
+        module.kinds[adaptation] = kind
+
+
 def look(
-    real: Tensor, masks: Sequence[Mask], dtype: torch.dtype, unpadded: bool = True, return_weights: bool = False
+    real: Tensor,
+    masks: Sequence[Mask],
+    dtype: torch.dtype,
+    unpadded: bool = True,
+    return_weights: bool = False,
+    adaptation: int = 0,
+    one_group: bool = False,
 ) -> Visibility:
     """Who sees whom in a batch whose slots hold a token where `real (batch, seq)` is True, layer by layer."""
+    distinct = list(dict.fromkeys(masks))
+    kinds = [distinct.index(mask) for mask in masks]
     if not unpadded:
         positions = (real.cumsum(dim=1) - 1).where(real, 0)
-        group = Group(tuple(real.shape), _biases(positions, real, masks, dtype))
-        return Visibility([group], positions, return_weights=return_weights)
+        group = Group(tuple(real.shape), _biases(positions, real, distinct, dtype))
+        return Visibility([group], kinds, positions, return_weights=return_weights, adaptation=adaptation)
     lengths = real.sum(dim=1)
     starts = lengths.cumsum(dim=0) - lengths
-    # weights are asked for as one tensor, to torch.compile every number of groups is another graph, and a GPU computes
-    # pairs faster than it starts what a group needs
-    if return_weights or torch.compiler.is_compiling() or real.is_cuda:
+    # weights are asked for as one tensor, and a GPU computes pairs faster than it starts what a group needs
+    if one_group or return_weights or real.is_cuda:
         parts = [_part(lengths, starts)]
     else:
         parts = [_part(lengths[rows], starts[rows]) for rows in split(lengths.tolist())]
-    groups = [Group(tuple(keys.shape), _biases(positions, keys, masks, dtype)) for positions, keys, _ in parts]
+    groups = [Group(tuple(keys.shape), _biases(positions, keys, distinct, dtype)) for positions, keys, _ in parts]
     positions, keys, tokens = (torch.cat([each.flatten() for each in kind]) for kind in zip(*parts, strict=True))
     filled = keys.nonzero().flatten()
     slots = torch.empty_like(filled).index_copy(0, tokens[filled], filled)
-    return Visibility(groups, positions[slots][None], tokens, slots, return_weights)
+    return Visibility(groups, kinds, positions[slots][None], tokens, slots, return_weights, adaptation=adaptation)
 
 
 def _part(lengths: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -179,10 +202,9 @@ def _part(lengths: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _biases(positions: Tensor, keys: Tensor, masks: Sequence[Mask], dtype: torch.dtype) -> list[Tensor]:
-    """What is added to the scores of each layer; layers of one mask share one tensor."""
+    """What is added to the scores under each mask."""
     zero = torch.zeros((), dtype=dtype, device=keys.device)
-    bias = {mask: zero.where(table(mask, positions, keys), float("-inf")) for mask in set(masks)}
-    return [bias[mask] for mask in masks]
+    return [zero.where(table(mask, positions, keys), float("-inf")) for mask in masks]
 
 
 def formula(
@@ -205,14 +227,17 @@ def formula(
 
 def path(softcap: float | None) -> str:
     """Which computation a decoder with this soft-cap gets: a fused kernel only where it is exact."""
-    return "sdpa" if softcap is None else f"formula (soft-cap {softcap:g})"
+    return ("sdpa" if softcap is None else "formula") + _cap(softcap)
 
 
 def paths_taken(backbone: PreTrainedModel) -> list[str]:
     """Which computations the layers of `backbone` ran last, each once; before the first pass there are none."""
-    return sorted(
-        {module.attention_path for module in attention_modules(backbone) if hasattr(module, "attention_path")}
-    )
+    ran = [module for module in attention_modules(backbone) if hasattr(module, "attention_path")]
+    return sorted({module.attention_path + _cap(getattr(module, SOFTCAP, None)) for module in ran})
+
+
+def _cap(softcap: float | None) -> str:
+    return "" if softcap is None else f" (soft-cap {softcap:g})"
 
 
 def encoder_attention(
@@ -232,20 +257,23 @@ def encoder_attention(
     """
     if visibility is None:
         raise RuntimeError("this decoder's attention belongs to a GemmaEncoder and was called outside of it")
-    layer, dropout, parts, weights = layer_index(module), module.softmax_dropout, [], None
-    module.attention_path = path(softcap)
+    kind, dropout = module.kinds[visibility.adaptation], module.softmax_dropout
+    fused, parts, weights = softcap is None and not visibility.return_weights, [], None
+    ran = "sdpa" if fused else "formula"
+    if getattr(module, "attention_path", None) != ran:  # torch.compile cannot write where activations are recomputed
+        module.attention_path = ran
     scaling *= not hasattr(module, "equal_scores")
     repeats = query.shape[1] // key.shape[1]
     opened = (visibility.open(states) for states in (query, key, value))
     for group, queries, keys, values in zip(visibility.groups, *opened, strict=True):
         if repeats > 1:
             keys, values = keys.repeat_interleave(repeats, dim=1), values.repeat_interleave(repeats, dim=1)
-        if softcap is not None or visibility.return_weights:
-            rows, weights = formula(queries, keys, values, group.biases[layer], scaling, softcap, dropout)
-        else:
+        bias = group.biases[kind]
+        if fused:
             rate = dropout.p if dropout.training else 0.0
-            bias = group.biases[layer]
             rows = F.scaled_dot_product_attention(queries, keys, values, bias, dropout_p=rate, scale=scaling)
+        else:
+            rows, weights = formula(queries, keys, values, bias, scaling, softcap, dropout)
         parts.append(rows)
     return visibility.close(parts), weights
 

@@ -57,11 +57,6 @@ def layers(backbone: PreTrainedModel) -> list[nn.Module]:
     return list(backbone.layers)
 
 
-def layer_index(attention: nn.Module) -> int:
-    """The number of the layer that an attention module belongs to, counted from 0."""
-    return attention.layer_idx
-
-
 def attention_modules(backbone: PreTrainedModel) -> list[nn.Module]:
     """The attention module of every layer, in order."""
     name = FAMILIES[backbone.config.model_type]

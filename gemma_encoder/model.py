@@ -19,7 +19,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
-from gemma_encoder.attention import IMPLEMENTATION, Visibility, look
+from gemma_encoder.attention import IMPLEMENTATION, Visibility, choose_biases, look, new_adaptation
 from gemma_encoder.dropout import add_dropout, check_rate, dropout_rates
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.families import bos_id, check_family, check_implementation, layer_windows, layers
@@ -239,7 +239,9 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         add_dropout(self.backbone, config.attention_dropout, config.ffn_dropout)
         skip_unread(self.backbone)
         write_out_gradient(self.backbone)
-        self.masks = planned_masks(config)
+        self.masks, self.kinds = planned_masks(config), []
+        self.adaptation = new_adaptation(self.backbone)
+        self.layers_compiled = False
         sizes = config.pooling_heads, config.pooling_latents, config.pooling_projections
         self.pool = get_pooler(config.pooling, config.decoder.hidden_size, *sizes)
         self.built = {name: getattr(config, name) for name in BUILT}
@@ -275,8 +277,8 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
             output_attentions = bool(self.config.output_attentions)
         real = self._real(input_ids, attention_mask)
         _check_bos(input_ids, real, self.config.decoder)
-        visibility = look(real, self.masks, self._dtype, self.config.unpadded, return_weights=output_attentions)
-        if only_pooled and not (output_hidden_states or torch.compiler.is_compiling()):
+        visibility = self.look(real, return_weights=output_attentions)
+        if only_pooled and not (output_hidden_states or self._compiles):
             visibility = self._reading(visibility, real)
         output = self._pass(input_ids, real, visibility, output_hidden_states, output_attentions)
         attentions = output.attentions and tuple(self._to_tokens(weights, real) for weights in output.attentions)
@@ -290,7 +292,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
     def layer_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, ...]:
         """The states `(batch, seq, dim)` behind every layer, of rows of any length: no pooler reads them."""
         real = self._real(input_ids, attention_mask)
-        visibility = look(real, self.masks, self._dtype, self.config.unpadded)
+        visibility = self.look(real)
         found: list[Tensor] = []
 
         def keep(layer: nn.Module, inputs: tuple, keywords: dict, states: Tensor) -> None:
@@ -305,6 +307,20 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
             for hook in hooks:
                 hook.remove()
         return tuple(self._to_slots(state, real) for state in found)
+
+    def look(self, real: Tensor, return_weights: bool = False) -> Visibility:
+        """Who sees whom in a batch whose slots hold a token where `real (batch, seq)` is True, under `masks`."""
+        settings = self.config.unpadded, return_weights, self.adaptation, self._compiles
+        visibility = look(real, self.masks, self._dtype, *settings)
+        if self.kinds != visibility.kinds:
+            choose_biases(self.backbone, self.adaptation, visibility.kinds)
+            self.kinds = visibility.kinds
+        return visibility
+
+    @property
+    def _compiles(self) -> bool:
+        """Whether every number of groups, and every number of tokens that are read, would be another graph."""
+        return self.layers_compiled or torch.compiler.is_compiling()
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -377,6 +393,18 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
 def encoder_of(model: nn.Module) -> GemmaEncoder:
     """The GemmaEncoder inside a model with a head, with LoRA or compiled, or the model itself."""
     return next(module for module in model.modules() if isinstance(module, GemmaEncoder))
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Compile every layer of an adapted model with torch.compile, in place; layers of one kind share a graph.
+
+    Same mathematics, other rounding; the first batch waits for the compiler. Its rows are computed in one group.
+    On a GPU it pays, on a CPU it does not: benchmarks/results.
+    """
+    encoder = encoder_of(model)
+    encoder.layers_compiled = True
+    for layer in layers(encoder.backbone):
+        layer.compile(dynamic=True)
 
 
 def has_lora(model: nn.Module) -> bool:

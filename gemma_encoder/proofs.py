@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gemma_encoder.attention import encoder_attention, look, path, paths_taken
+from gemma_encoder.attention import encoder_attention, path, paths_taken
 from gemma_encoder.errors import InputError, VisibilityError
 from gemma_encoder.families import SOFTCAP, attention_modules, bos_id, ffn_modules, layer_windows
 from gemma_encoder.inference import evaluating
@@ -107,7 +107,7 @@ def _edges(encoder: GemmaEncoder, width: int) -> Proof:
     keys = tokens[[0, 1, width - 1, width]]
     zeros = torch.zeros(1, 1, len(tokens), len(keys), dtype=encoder.dtype, device=encoder.device)
     columns = (tokens[:, None] == keys).to(zeros).expand_as(zeros)
-    visibility = look(torch.ones_like(tokens)[None].bool(), encoder.masks, encoder.dtype, encoder.config.unpadded)
+    visibility = encoder.look(torch.ones_like(tokens)[None].bool())
     wrong = 0
     with evaluating(encoder):
         for module, mask in zip(attention_modules(encoder.backbone), planned_masks(encoder.config), strict=True):
@@ -188,11 +188,11 @@ def _softmax_zeros(encoder: GemmaEncoder) -> list[Count]:
     zeros = torch.zeros(1, heads, DRAWS, DRAWS, dtype=encoder.dtype, device=encoder.device)
     identity = torch.eye(DRAWS, dtype=encoder.dtype, device=encoder.device).expand_as(zeros)
     real = torch.ones(1, DRAWS, dtype=torch.bool, device=encoder.device)
-    visibility, counts = look(real, encoder.masks, encoder.dtype, encoder.config.unpadded), []
-    for module, bias in zip(attention_modules(encoder.backbone), visibility.biases, strict=True):
+    visibility, counts = encoder.look(real), []
+    for module, kind in zip(attention_modules(encoder.backbone), visibility.kinds, strict=True):
         softcap = getattr(module, SOFTCAP, None)
         weights = encoder_attention(module, zeros, zeros, identity, None, 1.0, softcap, visibility)[0]
-        allowed = (bias[0, 0] == 0)[None, :, None, :].expand_as(weights)
+        allowed = (visibility.groups[0].biases[kind][0, 0] == 0)[None, :, None, :].expand_as(weights)
         counts.append(Count(int((weights[allowed] == 0).sum()), int(allowed.sum())))
     return counts
 

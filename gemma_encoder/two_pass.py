@@ -59,5 +59,6 @@ def two_pass(
         return output, found.lse
 
     output, some = attend(value, and_masks(visible, kept(rate, seed, heads, width)))
-    _, everything = attend(value[..., :NARROW].detach(), visible)
+    narrow, everything = attend(value[..., :NARROW].detach(), visible)
+    everything = everything + 0 * narrow[..., 0]  # the kernel's backward pass wants a gradient of every output
     return output * ((some - everything).exp() / (1 - rate))[..., None].to(output.dtype)

@@ -41,7 +41,9 @@ def skip_unread(backbone: PreTrainedModel) -> None:
 
 def _tell(attention: nn.Module, inputs: tuple, keywords: dict[str, Any]) -> None:
     """What of the coming batch is read."""
-    _batch.read = keywords["visibility"].read
+    read = keywords["visibility"].read
+    if _batch.read is not read:  # torch.compile cannot write where activations are recomputed
+        _batch.read = read
 
 
 def _choose(ffn: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
@@ -54,8 +56,9 @@ def _choose(ffn: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
 
 def _spread(ffn: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
     """What was computed, in its place, and zeros elsewhere: `(rows, slots, dim)`."""
-    read, _batch.read = _batch.read, None
+    read = _batch.read
     if read is None:
         return None
+    _batch.read = None
     rows, slots, dim = _batch.shape
     return output.new_zeros(rows * slots, dim).index_copy(0, read, output[0]).view(rows, slots, dim)

@@ -31,7 +31,6 @@ from gemma_encoder.families import (
     attention_modules,
     check_family,
     ffn_modules,
-    layer_index,
     layer_windows,
     layers,
 )
