@@ -30,7 +30,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForSequenceClassification, PreTrainedModel
 
 from benchmarks.gpu_attention import attention, why
-from benchmarks.gpu_pretraining import LARGE, SMALL, pretraining
+from benchmarks.gpu_pretraining import pretraining
 from benchmarks.stored import RESULTS, store
 from benchmarks.timing import Row, wait
 from benchmarks.workload import MAX_LENGTH, sample
@@ -56,7 +56,6 @@ FIELDS = (
 )
 PACKED, UPSTREAM = "kit, packed", "transformers, dynamic padding"
 COMPILED = f"{PACKED}, layers compiled"
-WARM_UP = 2  # updates that are not counted; a compiled model compiles in them
 
 
 @dataclass(frozen=True)
@@ -178,15 +177,19 @@ def measure(
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     try:
-        seconds = list(steps(build(setting, options.shape, options.lora, device), rows, device))[WARM_UP:]
+        model = build(setting, options.shape, options.lora, device)
+        for _ in steps(model, rows, device):  # not counted: what is compiled compiles for every kind of batch
+            pass
+        seconds = list(steps(model, rows, device))
     except Exception as error:  # out of memory, or what a compiler cannot do: the other rows go on
         return [Row("gpu", case, setting.name, note=why(error))]
     finally:
+        model = None
         torch.compiler.reset()  # its caches hold graphs of a model that is gone, and count against those of the next
         gc.collect()
         if gpu:
             torch.cuda.empty_cache()
-    counted = [batch["attention_mask"].sum(dim=1).tolist() for batch in rows[WARM_UP:]]
+    counted = [batch["attention_mask"].sum(dim=1).tolist() for batch in rows]
     tokens = round(sum(map(sum, counted)) / len(counted))
     pairs = zip(counted, seconds, strict=True)
     share = statistics.median(
@@ -204,7 +207,7 @@ def measure(
 
 def tuning(options: argparse.Namespace, device: torch.device) -> Iterator[list[Row]]:
     """Every setting of this shape on this task, the rows of each together."""
-    rows = batches(options.task, options.batch, options.updates + WARM_UP, SHAPES[options.shape][-1], options.data_dir)
+    rows = batches(options.task, options.batch, options.updates, SHAPES[options.shape][-1], options.data_dir)
     top = matmul_rate(device, 8192 if device.type == "cuda" else 256)
     yield [Row("gpu", "matrix product", "ceiling", value=top / 1e12, unit="TFLOP/s")]
     for setting in SETTINGS:
@@ -214,8 +217,7 @@ def tuning(options: argparse.Namespace, device: torch.device) -> Iterator[list[R
 PARTS: dict[str, Callable[[argparse.Namespace, torch.device], Iterator[list[Row]]]] = {
     "fine-tuning": tuning,
     "attention": lambda options, device: attention(device),
-    "pretraining": lambda options, device: pretraining(device, SMALL),
-    "pretraining-large": lambda options, device: pretraining(device, LARGE),
+    "pretraining": lambda options, device: pretraining(device),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +16,7 @@ from benchmarks.timing import Row, clocked, take_turns, wait
 from benchmarks.workload import config_of
 
 LENGTH = 128  # that of experiments.pretrain, which imports what reports need
-SIZES = {"cuda": "30M", "cpu": "tiny"}
-SMALL, LARGE = 16, 256  # rows of a batch; the kit's own pretraining has the first
+SIZES = {"cuda": ("30M", (16, 256)), "cpu": ("tiny", (2,))}  # 16 is what the kit's own pretraining has
 
 
 @dataclass(frozen=True)
@@ -37,22 +37,23 @@ WAYS = {
 }
 
 
-def pretraining(device: torch.device, rows: int) -> Iterator[list[Row]]:
-    """Causal updates of random rows, every way in turn."""
-    shape = SIZES[device.type]
-    case, calls = f"pretraining {shape}, {rows} rows of {LENGTH}", {}
-    for name, way in WAYS.items():
-        if rows == LARGE and way.mode == "default":
-            continue  # compiling takes long, and CUDA graphs, which are compiled too, are no slower
-        call = clocked(partial(update, *decoder(shape, way, device), rows, way, device))
-        try:
-            call()
-            calls[name] = call
-        except Exception as error:  # out of memory, or no compiler here: the others go on
-            yield [Row("gpu pretraining", case, name, note=why(error))]
-    taken = take_turns(calls, 5)
-    yield [Row("gpu pretraining", case, name, took, rows * LENGTH, rows) for name, took in taken.items()]
-    torch.compiler.reset()
+def pretraining(device: torch.device) -> Iterator[list[Row]]:
+    """Causal updates of random rows, every way in turn for every size of batch."""
+    shape, batches = SIZES[device.type]
+    for rows in batches:
+        case, calls = f"pretraining {shape}, {rows} rows of {LENGTH}", {}
+        for name, way in WAYS.items():
+            call = clocked(partial(update, *decoder(shape, way, device), rows, way, device))
+            try:
+                call()
+                calls[name] = call
+            except Exception as error:  # out of memory, or no compiler here: the others go on
+                yield [Row("gpu pretraining", case, name, note=why(error))]
+        taken = take_turns(calls, 5)
+        yield [Row("gpu pretraining", case, name, took, rows * LENGTH, rows) for name, took in taken.items()]
+        del calls, call
+        torch.compiler.reset()
+        gc.collect()
 
 
 def decoder(shape: str, way: Way, device: torch.device) -> tuple[torch.nn.Module, torch.optim.Optimizer]:

@@ -35,6 +35,7 @@ TITLES = {
     "left out": "Tricks that did not pay",
     "reproduce": "Where the time of make reproduce goes",
     "gpu": "Fine-tuning on a GPU",
+    "gpu tried": "Tried on a GPU",
     "gpu attention": "Attention with soft-cap and dropout on a GPU",
     "gpu pretraining": "Pretraining a small decoder on a GPU",
 }
@@ -58,6 +59,7 @@ ABOUT = {
     "gpu": "Random weights in bfloat16, AdamW's states too; the same batches and the same plain loop for every row, so "
     "that what Trainer does beside its update (clipping, logging, collating) is in none of them. Tokens are real ones. "
     "Utilisation: arithmetic on them, without what checkpointing does again, over the measured matrix product.",
+    "gpu tried": "How many times as fast the packed step of that process was, when it was tried; not measured again.",
     "gpu attention": "One layer, forward and backward. All but the fused kernel have soft-cap and dropout. Difference: "
     "from the formula in float32 with the same pairs dropped; that of the formula in bfloat16 is rounding.",
     "gpu pretraining": "Causal updates of random rows: forward, backward, AdamW; weights and optimiser in float32.",

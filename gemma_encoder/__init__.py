@@ -19,6 +19,7 @@ _WHERE = {
     "GemmaEncoderForTokenClassification": "heads",
     "InputError": "errors",
     "check_visibility": "verify",
+    "compile_layers": "model",
     "embed": "inference",
     "influence_matrix": "verify",
     "load_model": "heads",

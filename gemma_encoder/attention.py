@@ -34,6 +34,7 @@ from gemma_encoder.families import SOFTCAP, attention_modules
 from gemma_encoder.masks import Mask, table
 
 IMPLEMENTATION = "gemma_encoder"
+CAPPED = "formula with soft-cap"  # what a module notes: torch.compile writes no number into a text
 
 
 GROUP = 4000  # pairs of query and key that take as long as what every further group costs by itself, on a CPU
@@ -227,17 +228,13 @@ def formula(
 
 def path(softcap: float | None) -> str:
     """Which computation a decoder with this soft-cap gets: a fused kernel only where it is exact."""
-    return ("sdpa" if softcap is None else "formula") + _cap(softcap)
+    return "sdpa" if softcap is None else f"formula (soft-cap {softcap:g})"
 
 
 def paths_taken(backbone: PreTrainedModel) -> list[str]:
     """Which computations the layers of `backbone` ran last, each once; before the first pass there are none."""
-    ran = [module for module in attention_modules(backbone) if hasattr(module, "attention_path")]
-    return sorted({module.attention_path + _cap(getattr(module, SOFTCAP, None)) for module in ran})
-
-
-def _cap(softcap: float | None) -> str:
-    return "" if softcap is None else f" (soft-cap {softcap:g})"
+    ran = [(getattr(module, "attention_path", None), module) for module in attention_modules(backbone)]
+    return sorted({path(getattr(module, SOFTCAP)) if name == CAPPED else name for name, module in ran if name})
 
 
 def encoder_attention(
@@ -258,8 +255,8 @@ def encoder_attention(
     if visibility is None:
         raise RuntimeError("this decoder's attention belongs to a GemmaEncoder and was called outside of it")
     kind, dropout = module.kinds[visibility.adaptation], module.softmax_dropout
-    fused, parts, weights = softcap is None and not visibility.return_weights, [], None
-    ran = "sdpa" if fused else "formula"
+    parts, weights = [], None
+    ran = CAPPED if softcap is not None else "formula" if visibility.return_weights else "sdpa"
     if getattr(module, "attention_path", None) != ran:  # torch.compile cannot write where activations are recomputed
         module.attention_path = ran
     scaling *= not hasattr(module, "equal_scores")
@@ -269,7 +266,7 @@ def encoder_attention(
         if repeats > 1:
             keys, values = keys.repeat_interleave(repeats, dim=1), values.repeat_interleave(repeats, dim=1)
         bias = group.biases[kind]
-        if fused:
+        if ran == "sdpa":
             rate = dropout.p if dropout.training else 0.0
             rows = F.scaled_dot_product_attention(queries, keys, values, bias, dropout_p=rate, scale=scaling)
         else:

@@ -399,7 +399,7 @@ def compile_layers(model: nn.Module) -> None:
     """Compile every layer of an adapted model with torch.compile, in place; layers of one kind share a graph.
 
     Same mathematics, other rounding; the first batch waits for the compiler. Its rows are computed in one group.
-    On a GPU it pays, on a CPU it does not: benchmarks/results.
+    On a GPU it pays, on a CPU it does not (benchmarks/results).
     """
     encoder = encoder_of(model)
     encoder.layers_compiled = True

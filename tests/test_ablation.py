@@ -126,14 +126,14 @@ def test_the_card_has_all_values_where_runs_differ(asked):
 
 def test_the_card_has_settings_only_where_they_matter(asked):
     matter = ["passages in a training list", "loss over a list", "passages scored of a query"]
-    saving = ["examples in memory", "activations computed twice"]
+    saving = ["examples in memory", "activations computed twice", "layers compiled"]
     plain = ablation.protocol(ablation.run_variants({"one": {}}, ["rte"], [1]))
     assert plain.keys().isdisjoint([*matter, *saving])
     variants = {"one": {}, "other": {"list_size": 4, "candidates": 100, "ranking_loss": "pointwise_logistic"}}
-    runs = ablation.run_variants(variants, ["msmarco"], [1], gradient_checkpointing=True)
+    runs = ablation.run_variants(variants, ["msmarco"], [1], gradient_checkpointing=True, compiled=True)
     card = ablation.protocol(runs)
     assert [card[name] for name in matter] == ["8, 4", "listwise_softmax, pointwise_logistic", "all, 100"]
-    assert card["activations computed twice"] == "yes" and "examples in memory" not in card
+    assert card["activations computed twice"] == card["layers compiled"] == "yes" and "examples in memory" not in card
 
 
 def test_the_card_has_the_largest_spread_over_batches(asked):

@@ -9,6 +9,7 @@ from torch import nn
 import gemma_encoder.attention as attention_module
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
 from gemma_encoder.families import ffn_modules
+from gemma_encoder.model import compile_layers
 from gemma_encoder.verify import influence_matrix
 
 STILL = {"attention_dropout": 0.0, "ffn_dropout": 0.0}
@@ -122,6 +123,34 @@ def test_compiled_equals_eager(classifier, make_batch, family, side, checkpointi
     there, here = step(model, *batch), step(fast, *batch)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     assert_same(here, there)
+
+
+@pytest.mark.parametrize(
+    ("family", "checkpointing", "settings"),
+    [
+        ("gemma2", False, {"pooling": "last"}),
+        ("gemma2", True, {"unpadded": False}),
+        ("llama", False, {"attention": "bidirectional-last-3"}),
+        ("gpt_neox", False, {"pooling": "kv-probe"}),
+    ],
+)
+def test_layers_of_one_mask_are_compiled_once(classifier, make_batch, family, checkpointing, settings, monkeypatch):
+    """One graph for every mask and one for the last layer, which has hooks of its own; those of six layers, no more."""
+    compiles = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compiles(self, backend="eager", **how))
+    model = classifier(family, {"num_hidden_layers": 6}, **settings)
+    if checkpointing:
+        model.activation_checkpointing_enable()
+    batches = [make_batch(lengths) for lengths in (LENGTHS, [3, 8, 4, 4], [11, 2, 6, 5])]
+    expected = [step(model, *batch) for batch in batches]
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compile_layers(model)
+    for batch, plain in zip(batches, expected, strict=True):
+        assert_same(step(model, *batch), plain)
+    training = len(set(model.encoder.kinds)) + 1
+    assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= training
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 @pytest.mark.parametrize("rates", [(0.3, 0.0), (0.0, 0.3)], ids=["attention", "ffn"])

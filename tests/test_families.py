@@ -114,7 +114,7 @@ def test_layer_windows_are_those_of_the_decoder(tiny_config, family, windows):
 @every_family
 def test_every_layer_has_one_attention_and_one_feed_forward_module(tiny_decoder, family):
     backbone = tiny_decoder(family)
-    assert [layer_index(module) for module in attention_modules(backbone)] == [0, 1, 2, 3]
+    assert len({id(module) for module in attention_modules(backbone)}) == 4
     assert len({id(module) for module in ffn_modules(backbone)}) == 4
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gemma_encoder import GemmaEncoder
 from gemma_encoder.families import FAMILIES, norm_modules
-from gemma_encoder.norm import RMSNorm
+from gemma_encoder.norm import RMSNorm, fused
 
 GEMMA = ("gemma", "gemma2", "gemma3_text")
 
@@ -40,8 +40,9 @@ def test_values_are_those_of_the_decoder_and_gradients_too(tiny_decoder, family,
         torch.testing.assert_close(here, there, atol=tolerance, rtol=tolerance)
 
 
-@given(st.integers(1, 5), st.integers(1, 9), st.floats(1e-3, 1e3), st.integers(0, 99))
-def test_the_gradient_is_that_of_the_formula(rows, dim, size, seed):
+@pytest.mark.parametrize("norm", [RMSNorm.apply, fused], ids=["written out", "torch's own, as on a GPU"])
+@given(rows=st.integers(1, 5), dim=st.integers(1, 9), size=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
+def test_value_and_gradient_are_those_of_the_formula(norm, rows, dim, size, seed):
     generator = torch.Generator().manual_seed(seed)
     states = (torch.randn(rows, dim, generator=generator) * size).requires_grad_()
     weight = torch.randn(dim, generator=generator, requires_grad=True)
@@ -49,7 +50,9 @@ def test_the_gradient_is_that_of_the_formula(rows, dim, size, seed):
     output = (1 + exact[1]) * exact[0] / (exact[0].pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
     probe = torch.randn(rows, dim, generator=generator)
     there = torch.autograd.grad(output, exact, probe.double())
-    here = torch.autograd.grad(RMSNorm.apply(states, weight, 1e-6), [states, weight], probe)
+    found = norm(states, weight, 1e-6)
+    torch.testing.assert_close(found.double(), output, atol=1e-5, rtol=1e-5)
+    here = torch.autograd.grad(found, [states, weight], probe)
     for mine, theirs in zip(here, there, strict=True):
         torch.testing.assert_close(mine.double(), theirs, atol=1e-5 * (1 + 1 / size), rtol=1e-3)
 

@@ -37,7 +37,7 @@ from gemma_encoder.experiments.watch import rows_of, watch
 from gemma_encoder.inference import CPU_SLOTS
 from gemma_encoder.loading import load_tokenizer
 from gemma_encoder.memory import keep_freed_memory
-from gemma_encoder.model import encoder_of
+from gemma_encoder.model import compile_layers, encoder_of
 from gemma_encoder.tasks import (
     collate,
     compute,
@@ -271,6 +271,8 @@ def train(spec: RunSpec, working: Path) -> tuple[RunResult, list[dict], nn.Modul
     side = "left" if spec.padding == "left" else "right"  # an unpadded batch is packed by the model itself
     set_seed(spec.seed)
     model = adapted(spec)
+    if spec.compiled:
+        compile_layers(model)
 
     def evaluate(name: str = "validation", batch_size: int = EVALUATION_BATCH) -> Evaluation:
         logits = logits_of(task, model, features[name], batch_size, side)

@@ -54,6 +54,7 @@ class RunSpec:
     weight_decay: float = 0.01
     precision: str = "float32"  # "bfloat16": the passes; weights, optimiser and loss stay float32
     gradient_checkpointing: bool = False  # computes activations twice instead of keeping them
+    compiled: bool = False  # layers by torch.compile: other rounding; a GPU is faster after a minute, a CPU is not
     lora_rank: int = 0  # 0 trains all weights
     lora_alpha: float = 0.0  # with LoRA: the update is scaled by lora_alpha / lora_rank
     max_length: int = 512  # tokens

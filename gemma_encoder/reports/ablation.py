@@ -196,7 +196,7 @@ def protocol(runs: pd.DataFrame) -> dict[str, object]:
         "truncated examples": max(int(run.environment["truncated"]) for run in results),
         "epochs": every("epochs"),
         "examples an update": every("batch_size"),
-        **_memory_settings(results),
+        **_computing_settings(results),
         "learning rate": f"{every('learning_rate')}, warm-up {warmups}, then linear to 0",
         "weight decay": every("weight_decay"),
         "precision": every("precision"),
@@ -229,13 +229,15 @@ def _lora(results: Sequence[RunResult]) -> str:
     return _each(f"{rank} (alpha {alpha:g})" if rank else "none, all weights are trained" for rank, alpha in kinds)
 
 
-def _memory_settings(results: Sequence[RunResult]) -> dict[str, str]:
-    """Those that save memory, where a run uses them."""
+def _computing_settings(results: Sequence[RunResult]) -> dict[str, str]:
+    """Those that save memory or time, where a run uses them."""
     used = {}
     if any(run.spec.micro_batch for run in results):
         used["examples in memory"] = _values(results, "micro_batch", "all")
     if any(run.spec.gradient_checkpointing for run in results):
         used["activations computed twice"] = _values(results, "gradient_checkpointing", "no").replace("True", "yes")
+    if any(run.spec.compiled for run in results):
+        used["layers compiled"] = _values(results, "compiled", "no").replace("True", "yes")
     return used
 
 
