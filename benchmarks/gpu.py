@@ -197,11 +197,11 @@ def measure(
     )
     table = [
         Row("gpu", case, setting.name, seconds, tokens, options.batch),
-        Row("gpu", f"{case}: utilisation", setting.name, value=100 * share, unit="% of the matrix product"),
+        Row("gpu", f"{case}: utilisation", setting.name, value=100 * share, unit="%"),
     ]
     if gpu:
         peak = torch.cuda.max_memory_allocated() / 2**30
-        table.append(Row("gpu", f"{case}: memory", setting.name, value=peak, unit="GiB at most"))
+        table.append(Row("gpu", f"{case}: memory", setting.name, value=peak, unit="GiB"))
     return table
 
 

@@ -37,7 +37,7 @@ def attention(device: torch.device) -> Iterator[list[Row]]:
     for name, way in ways(states, dim**-0.5).items():
         call = clocked(partial(once, way, states, device))
         try:
-            yield [Row("gpu attention", f"{case}: memory", name, value=gib, unit="GiB at most") for gib in peak(call)]
+            yield [Row("gpu attention", f"{case}: memory", name, value=gib, unit="GiB") for gib in peak(call)]
             calls[name] = call
         except Exception as error:  # a kernel that this device lacks: the others go on
             yield [Row("gpu attention", case, name, note=why(error))]

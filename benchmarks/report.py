@@ -74,14 +74,22 @@ SPEED = "times the seconds of the first"
 
 
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """One line a row: medians, factors against the first row of its case, and throughput."""
-    lines = []
+    """One line a contender and case: medians, factors against the first row of the case, throughput, and what else.
+
+    A value of a case called `CASE: WHAT` is column WHAT of the line of CASE, where there is one.
+    """
+    cases, lines = {row.case for row in rows if row.seconds or row.note}, {}
     for case, group in groupby(rows, key=lambda row: row.case):
+        of, _, what = case.rpartition(": ")
         group = list(group)
         for row in group:
-            lines.append({"case": case, "what": row.name} | _numbers(row, group[0]) | {"note": row.note})
-    table = pd.DataFrame(lines)
-    return table.loc[:, (table != "").any()]
+            beside = row.value is not None and of in cases
+            line = lines.setdefault((of if beside else case, row.name), {"case": of if beside else case, "what": row.name})
+            numbers = _numbers(row, group[0])
+            line |= {what: numbers["value"]} if beside else numbers
+            line["note"] = "; ".join(filter(None, [line.get("note"), row.note]))
+    table = pd.DataFrame(lines.values())
+    return table[[*(name for name in table if name != "note"), "note"]].loc[:, (table.fillna("") != "").any()]
 
 
 def _numbers(row: Row, first: Row) -> dict[str, str]:
