@@ -70,7 +70,7 @@ class Setting:
     flash: bool = False  # transformers' FlashAttention 2, which refuses a soft-cap together with dropout
 
 
-SETTINGS = (  # what is asked first comes first; what compiles takes a minute, and comes last
+SETTINGS = (  # what is asked first comes first; what compiles takes longest, and comes last
     Setting(PACKED),
     Setting(UPSTREAM, upstream=True),
     Setting(f"{PACKED}, checkpointing", checkpointing=True),

@@ -53,7 +53,7 @@ ABOUT = {
     "scaling": "Utilisation: the model's arithmetic over the matrix product of this machine, measured in the same run.",
     "tricks": "A factor of without above 1: the trick pays. Below 1: it does not, here.",
     "left out": "How many times as fast a step was with the trick when it was tried, in turns in one process on one "
-    "thread. They are not in the code, and not measured again.",
+    "thread if nothing else is said. The kit does without them, and they are not measured again.",
     "reproduce": "The tiny profile from an empty folder of runs. Training is part of the notebooks; its seconds are "
     "summed over runs, of which some go on side by side.",
     "gpu": "Random weights in bfloat16, AdamW's states too; the same batches and the same plain loop for every row, so "
@@ -84,7 +84,8 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
         group = list(group)
         for row in group:
             beside = row.value is not None and of in cases
-            line = lines.setdefault((of if beside else case, row.name), {"case": of if beside else case, "what": row.name})
+            at = of if beside else case
+            line = lines.setdefault((at, row.name), {"case": at, "what": row.name})
             numbers = _numbers(row, group[0])
             line |= {what: numbers["value"]} if beside else numbers
             line["note"] = "; ".join(filter(None, [line.get("note"), row.note]))

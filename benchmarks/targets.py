@@ -77,8 +77,8 @@ def measured(target: Target, rows: Sequence[Row]) -> tuple[float, float, float] 
         return None
     if row.value is not None:
         return row.value, row.value, row.value
-    reference = next((row for row in case if row.name == target.than), case[0])
-    return ratios(row.seconds, reference.seconds) if row.seconds and reference.seconds else None
+    reference = next((row for row in case if row.name == target.than), None) if target.than else case[0]
+    return ratios(row.seconds, reference.seconds) if reference and row.seconds and reference.seconds else None
 
 
 def verdict(target: Target, value: float, worst: float) -> str:

@@ -37,6 +37,8 @@ LEFT_OUT = [
     ("scaling on the scores in place of the query, in place", "tiny, SST-2, training", 0.93, "30M: 0.99"),
     ("groups of like length three times as cheap", "tiny, SST-2, training", 0.90, "twice the groups"),
     ("groups of like length eight times as dear", "tiny, SST-2, training", 0.92, "two groups"),
+    ("layers compiled", "tiny, SST-2, training", 0.64, "two threads; compile_layers, which pays on a GPU"),
+    ("layers compiled", "30M, SST-2, training", 0.83, "two threads; compile_layers, which pays on a GPU"),
 ]
 
 

@@ -147,17 +147,20 @@ def new_adaptation(backbone: PreTrainedModel) -> int:
     """A place in every attention module for the masks of one more encoder: a decoder may be adapted more than once."""
     modules = attention_modules(backbone)
     for module in modules:
-        module.kinds = [*getattr(module, "kinds", []), 0]
+        module.kinds = [*getattr(module, "kinds", []), None]
     return len(modules[0].kinds) - 1
 
 
 def choose_biases(backbone: PreTrainedModel, adaptation: int, kinds: Sequence[int]) -> None:
-    """Tell the attention of every layer which of the biases of a group is its own.
+    """Tell the attention of every layer which of the biases of a group is its own, where it does not know.
 
     It would find it by the number of its layer as well, but torch.compile would then make a graph for every layer.
+    Masks that are exchanged between a pass and the backward pass of its recomputed activations spoil its gradient.
     """
-    for module, kind in zip(attention_modules(backbone), kinds, strict=True):
-        module.kinds[adaptation] = kind
+    modules = attention_modules(backbone)
+    if [module.kinds[adaptation] for module in modules] != kinds:
+        for module, kind in zip(modules, kinds, strict=True):
+            module.kinds[adaptation] = kind
 
 
 def look(
@@ -169,7 +172,10 @@ def look(
     adaptation: int = 0,
     one_group: bool = False,
 ) -> Visibility:
-    """Who sees whom in a batch whose slots hold a token where `real (batch, seq)` is True, layer by layer."""
+    """Who sees whom in a batch whose slots hold a token where `real (batch, seq)` is True, layer by layer.
+
+    adaptation: of `new_adaptation`. one_group: rows are not put into groups of like length.
+    """
     distinct = list(dict.fromkeys(masks))
     kinds = [distinct.index(mask) for mask in masks]
     if not unpadded:
@@ -227,7 +233,7 @@ def formula(
 
 
 def path(softcap: float | None) -> str:
-    """Which computation a decoder with this soft-cap gets: a fused kernel only where it is exact."""
+    """Which computation a decoder with this soft-cap should get when no weights are asked for: see the table above."""
     return "sdpa" if softcap is None else f"formula (soft-cap {softcap:g})"
 
 

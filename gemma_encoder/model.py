@@ -33,6 +33,7 @@ from gemma_encoder.unread import skip_unread
 
 LEAST = {"pooling_heads": 1, "pooling_latents": 1, "num_labels": 1}
 SWITCHES = ("pooling_projections", "unpadded")
+GRAPHS = 64  # of all layers of all models of a class; torch's 8 are soon used up: masks, training, one row
 # settings that are built into a model: changed in its configuration later, they would only be true of the checkpoint
 BUILT = ("attention", "local_layers", "pooling", "pooling_heads", "pooling_latents", "pooling_projections")
 BUILT += ("attention_dropout", "ffn_dropout")
@@ -239,9 +240,8 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         add_dropout(self.backbone, config.attention_dropout, config.ffn_dropout)
         skip_unread(self.backbone)
         write_out_gradient(self.backbone)
-        self.masks, self.kinds = planned_masks(config), []
+        self.masks = planned_masks(config)
         self.adaptation = new_adaptation(self.backbone)
-        self.layers_compiled = False
         sizes = config.pooling_heads, config.pooling_latents, config.pooling_projections
         self.pool = get_pooler(config.pooling, config.decoder.hidden_size, *sizes)
         self.built = {name: getattr(config, name) for name in BUILT}
@@ -312,15 +312,13 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         """Who sees whom in a batch whose slots hold a token where `real (batch, seq)` is True, under `masks`."""
         settings = self.config.unpadded, return_weights, self.adaptation, self._compiles
         visibility = look(real, self.masks, self._dtype, *settings)
-        if self.kinds != visibility.kinds:
-            choose_biases(self.backbone, self.adaptation, visibility.kinds)
-            self.kinds = visibility.kinds
+        choose_biases(self.backbone, self.adaptation, visibility.kinds)
         return visibility
 
     @property
     def _compiles(self) -> bool:
         """Whether every number of groups, and every number of tokens that are read, would be another graph."""
-        return self.layers_compiled or torch.compiler.is_compiling()
+        return torch.compiler.is_compiling() or layers(self.backbone)[0]._compiled_call_impl is not None
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -398,13 +396,11 @@ def encoder_of(model: nn.Module) -> GemmaEncoder:
 def compile_layers(model: nn.Module) -> None:
     """Compile every layer of an adapted model with torch.compile, in place; layers of one kind share a graph.
 
-    Same mathematics, other rounding; the first batch waits for the compiler. Its rows are computed in one group.
+    Same mathematics, other rounding; first batches wait for the compiler, and rows are computed in one group.
     On a GPU it pays, on a CPU it does not (benchmarks/results).
     """
-    encoder = encoder_of(model)
-    encoder.layers_compiled = True
-    for layer in layers(encoder.backbone):
-        layer.compile(dynamic=True)
+    for layer in layers(encoder_of(model).backbone):
+        layer.compile(dynamic=True, recompile_limit=GRAPHS)
 
 
 def has_lora(model: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""The decoder's own RMS norm, its gradient written out: same values, a third of the passes backwards.
+"""The decoder's own RMS norm, on a CPU with its gradient written out: same values, a third of the passes backwards.
 
 Gemma has four of these norms in every layer, each a chain of small operations, and autograd walks back along every one
 of them. Norms of other families, which round otherwise, stay as they are. On a GPU torch has a kernel for the whole.

@@ -14,7 +14,16 @@ from torch.nn import functional as F
 
 import gemma_encoder.attention as attention_module
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
-from gemma_encoder.attention import encoder_attention, formula, look, new_adaptation, path, paths_taken, split
+from gemma_encoder.attention import (
+    choose_biases,
+    encoder_attention,
+    formula,
+    look,
+    new_adaptation,
+    path,
+    paths_taken,
+    split,
+)
 from gemma_encoder.dropout import add_dropout
 from gemma_encoder.families import FAMILIES, attention_modules
 from gemma_encoder.masks import and_masks, bidirectional, causal, window
@@ -358,7 +367,7 @@ def test_dropout_has_its_rate_in_every_group(tiny_decoder, softcap):
     """With equal scores, and as values a column for each token, the output of attention is its weights."""
     backbone, rate, lengths = tiny_decoder("llama"), 0.25, [16] * 40 + [32] * 20
     add_dropout(backbone, rate, 0.0)
-    new_adaptation(backbone)
+    choose_biases(backbone, new_adaptation(backbone), [0] * 4)
     real = torch.arange(32) < torch.tensor(lengths)[:, None]
     seen = look(real, [bidirectional] * 4, torch.float32)
     zeros = torch.zeros(1, 4, sum(lengths), 32)

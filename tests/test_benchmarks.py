@@ -12,7 +12,7 @@ from benchmarks import __main__ as command
 from benchmarks import anatomy, contenders, gpu, gpu_attention, gpu_pretraining, training, tricks, workload
 from benchmarks.report import by_part, frame, markdown, render, write_report
 from benchmarks.reproduce import rows_of
-from benchmarks.targets import TARGETS, measured, verdicts
+from benchmarks.targets import GPU_CASE, TARGETS, measured, verdicts
 from benchmarks.timing import LEAST_ROUNDS, MOST_ROUNDS, Row, ratios, take_turns
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.pretrain import LENGTH
@@ -228,6 +228,28 @@ def test_a_target_is_reached_or_missed_by_the_rows():
     assert "missed" in markdown(rows, {})
 
 
+def test_a_target_beside_a_row_that_was_not_measured_is_not_judged():
+    rows = [Row("gpu", GPU_CASE, gpu.PACKED, [1.0, 1.0]), Row("gpu", GPU_CASE, gpu.UPSTREAM, [1.5, 1.5])]
+    assert verdicts(rows)["measured"].tolist() == ["1.50"]
+    table = verdicts([*rows, Row("gpu", GPU_CASE, gpu.COMPILED, [0.5, 0.6])])
+    assert table["measured"].tolist() == ["1.50", "2.75"]
+    assert table["verdict"].tolist() == ["missed", "reached"]
+
+
+def test_what_was_measured_beside_a_time_stands_in_its_line():
+    rows = [
+        Row("gpu", "case", "a", [1.0], 10, 2),
+        Row("gpu", "case", "b", note="failed: no room"),
+        Row("gpu", "case: memory", "a", value=3.0, unit="GiB", note="at most"),
+        Row("gpu", "other: memory", "c", value=4.0, unit="GiB"),
+    ]
+    lines = frame(rows).fillna("").to_dict("records")
+    assert [line["what"] for line in lines] == ["a", "b", "c"]
+    assert (lines[0]["memory"], lines[0]["note"], lines[0]["median"]) == ("3.00 GiB", "at most", "1000.0 ms")
+    assert lines[1]["note"] == "failed: no room"
+    assert (lines[2]["case"], lines[2]["value"]) == ("other: memory", "4.00 GiB")
+
+
 @pytest.mark.parametrize("name", ["passes", "kernels"])
 def test_a_trick_computes_what_goes_without_it(name, monkeypatch):
     """The gradients of both sides of a pair, dropout off, over states that are made once."""
@@ -355,10 +377,12 @@ def test_the_gpu_script_trains_lora_matrices_only():
 
 def test_both_sides_are_compiled_layer_by_layer(monkeypatch):
     compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compiled.append((type(self).__name__, how)))
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **how: compiled.append((type(self).__name__, how["dynamic"]))
+    )
     for upstream in (False, True):
         gpu.build(gpu.Setting("", upstream=upstream, compiled=True), "tiny", 0, torch.device("cpu"))
-    assert compiled == 2 * 4 * [("Gemma2DecoderLayer", {"dynamic": True})]
+    assert compiled == 2 * 4 * [("Gemma2DecoderLayer", True)]
 
 
 def test_what_fails_on_the_gpu_is_a_line_that_says_why(monkeypatch):

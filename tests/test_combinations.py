@@ -1,6 +1,8 @@
 """Settings that are tested one by one elsewhere, together: pads, plans, windows, checkpointing, torch.compile."""
 
+import copy
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -125,6 +127,22 @@ def test_compiled_equals_eager(classifier, make_batch, family, side, checkpointi
     assert_same(here, there)
 
 
+@pytest.fixture
+def layerwise(monkeypatch):
+    """`compile_layers` without generated code, unless a `backend` makes some; `layerwise.graphs()` counts them."""
+    compiles, counters = nn.Module.compile, torch._dynamo.utils.counters
+
+    def compiled_layers(model, backend="eager"):
+        torch._dynamo.reset()
+        counters.clear()
+        monkeypatch.setattr(nn.Module, "compile", lambda self, **how: compiles(self, backend=backend, **how))
+        compile_layers(model)
+
+    compiled_layers.graphs = lambda: counters["stats"]["unique_graphs"]
+    yield compiled_layers
+    assert not counters["graph_break"]
+
+
 @pytest.mark.parametrize(
     ("family", "checkpointing", "settings"),
     [
@@ -134,23 +152,50 @@ def test_compiled_equals_eager(classifier, make_batch, family, side, checkpointi
         ("gpt_neox", False, {"pooling": "kv-probe"}),
     ],
 )
-def test_layers_of_one_mask_are_compiled_once(classifier, make_batch, family, checkpointing, settings, monkeypatch):
+def test_layers_of_one_mask_are_compiled_once(layerwise, classifier, make_batch, family, checkpointing, settings):
     """One graph for every mask and one for the last layer, which has hooks of its own; those of six layers, no more."""
-    compiles = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compiles(self, backend="eager", **how))
     model = classifier(family, {"num_hidden_layers": 6}, **settings)
     if checkpointing:
         model.activation_checkpointing_enable()
     batches = [make_batch(lengths) for lengths in (LENGTHS, [3, 8, 4, 4], [11, 2, 6, 5])]
     expected = [step(model, *batch) for batch in batches]
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    compile_layers(model)
+    layerwise(model)
     for batch, plain in zip(batches, expected, strict=True):
         assert_same(step(model, *batch), plain)
-    training = len(set(model.encoder.kinds)) + 1
-    assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= training
-    assert not torch._dynamo.utils.counters["graph_break"]
+    assert 0 < layerwise.graphs() <= len(set(model.encoder.look(batches[0][1].bool()).kinds)) + 1
+
+
+def test_no_kind_of_pass_is_left_uncompiled(layerwise, classifier, make_batch):
+    """torch compiles the code of a layer a limited number of times, eight if nothing else is said."""
+    model, graphs = classifier("gemma2"), []
+    layerwise(model)
+    for training, lengths in itertools.product((True, False), (LENGTHS, [7])):
+        with torch.set_grad_enabled(training):
+            model.train(training)(*make_batch(lengths))
+        graphs.append(layerwise.graphs())
+    assert all(later > before for before, later in itertools.pairwise([0, *graphs])), graphs
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_a_compiled_model_is_not_compiled(layerwise, classifier, make_batch, copied):
+    model, batch = classifier("gemma2", {"num_hidden_layers": 2}), make_batch(LENGTHS)
+    plain = step(model, *batch)
+    layerwise(model)
+    again = copied(model)
+    assert len(again.encoder.look(batch[1].bool()).groups) > len(model.encoder.look(batch[1].bool()).groups) == 1
+    assert_same(step(again, *batch), plain)
+
+
+def test_noise_is_replayed_where_compiled_layers_compute_their_activations_again(layerwise, classifier, make_batch):
+    model = classifier("gemma2", {"num_hidden_layers": 2}, attention_dropout=0.3, ffn_dropout=0.3)
+    layerwise(model, backend="aot_eager")  # which keeps the state of the generator
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        torch.manual_seed(5)
+        gradients.append(step(model, *make_batch(LENGTHS)))
+    assert_same(*gradients)
 
 
 @pytest.mark.parametrize("rates", [(0.3, 0.0), (0.0, 0.3)], ids=["attention", "ffn"])
@@ -197,3 +242,28 @@ def test_open_layers_equal_windows_wider_than_the_rows(tiny_decoder, make_batch,
     torch.testing.assert_close(states(9, "keep"), open_, atol=0, rtol=0)  # distances below 9, and 8 is the largest
     assert (states(8, "keep") - open_).abs().max() > 1e-4
     assert (states(4, "keep") - open_).abs().max() > 1e-2
+
+
+# several encoders on one decoder
+
+
+def test_encoders_that_share_a_decoder_keep_their_own_masks(tiny_decoder, make_batch):
+    decoder, batch = tiny_decoder("gemma2"), make_batch(LENGTHS)
+    plans = [{"attention": "causal"}, {"local_layers": "open"}, {"attention": "bidirectional-last-2"}]
+    alone = [GemmaEncoder.from_decoder(copy.deepcopy(decoder), **plan).eval() for plan in plans]
+    shared = [GemmaEncoder.from_decoder(decoder, **plan).eval() for plan in plans]
+    for _ in range(2):
+        for one, other in zip(shared, alone, strict=True):
+            assert torch.equal(one(*batch).last_hidden_state, other(*batch).last_hidden_state)
+
+
+def test_an_encoder_that_takes_over_a_decoder_uses_its_own_masks(tiny_decoder, make_batch):
+    first, second = (
+        GemmaEncoder.from_decoder(tiny_decoder("gemma2"), local_layers=kind).eval() for kind in ("open", "keep")
+    )
+    second.backbone.load_state_dict(first.backbone.state_dict())
+    batch = make_batch(LENGTHS)
+    states = [model(*batch).last_hidden_state for model in (first, second)]
+    second.backbone = first.backbone
+    for model, expected in zip((first, second, first), (*states, states[0]), strict=True):
+        assert torch.equal(model(*batch).last_hidden_state, expected)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
-from gemma_encoder.attention import encoder_attention, look, new_adaptation
+from gemma_encoder.attention import choose_biases, encoder_attention, look, new_adaptation
 from gemma_encoder.dropout import Dropout, add_dropout
 from gemma_encoder.errors import InputError
 from gemma_encoder.families import attention_modules, ffn_modules
@@ -98,7 +98,7 @@ def test_training_passes_differ_seeds_repeat_and_evaluation_is_still(tiny_decode
 def test_kept_attention_weights_are_scaled_up_on_both_paths(tiny_decoder, softcap):
     backbone, width, rate = tiny_decoder("llama"), 16, 0.25
     add_dropout(backbone, rate, 0.0)
-    new_adaptation(backbone)
+    choose_biases(backbone, new_adaptation(backbone), [0] * 4)
     module = attention_modules(backbone)[0]
     visibility = look(torch.ones(8, width).bool(), [bidirectional] * 4, torch.float32, unpadded=False)
     query, key = torch.randn(2, 8, 4, width, 8)

@@ -9,7 +9,8 @@ FLOPs: 6 a weight and token for training, 2 for evaluation, 8 with gradient chec
 memory: weights, gradients, AdamW's two moments, and the activations that the backward pass needs.
 hours on this machine: a few updates, timed (`pace`); on named GPUs: FLOPs at the published dense peak of the precision,
     of which `UTILISATION` is reached, an assumption. Measured once, on an H200 (benchmarks/results/gpu): 0.33 of it
-    for Gemma 2 2B's shape with gradient checkpointing, in bfloat16, at 32 rows of BoolQ's lengths.
+    for Gemma 2 2B's shape with gradient checkpointing, its weights in bfloat16 too, at 32 rows of BoolQ's lengths.
+    What compiled layers save is not counted.
 """
 
 from __future__ import annotations
