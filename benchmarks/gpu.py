@@ -37,7 +37,7 @@ from benchmarks.workload import MAX_LENGTH, sample
 from gemma_encoder import GemmaEncoderForSequenceClassification
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.lora import add_lora
-from gemma_encoder.model import compile_layers
+from gemma_encoder.model import compile_decoder
 from gemma_encoder.rows import padded
 
 SHAPES = {  # in the order of FIELDS; source: the public config files
@@ -95,19 +95,16 @@ def build(setting: Setting, shape: str, rank: int, device: torch.device) -> PreT
     kernel = "flash_attention_2" if setting.flash else "eager"
     with torch.device(device):
         model = Gemma2ForSequenceClassification._from_config(config, attn_implementation=kernel, dtype=torch.bfloat16)
+    decoder = model.base_model  # which the kit takes over, and LoRA leaves in place
     if not setting.upstream:
         settings = {"dtype": torch.bfloat16, "unpadded": setting.unpadded, "ffn_dropout": 0.0, "num_labels": 2}
-        model = GemmaEncoderForSequenceClassification.from_decoder(model.base_model, **settings).to(device)
-    blocks = model.get_decoder().layers if setting.upstream else []  # LoRA wraps the model, and leaves them in place
+        model = GemmaEncoderForSequenceClassification.from_decoder(decoder, **settings).to(device)
     if setting.checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if rank:
         model = with_lora(model, rank, setting.upstream)
-    if setting.compiled and not setting.upstream:
-        compile_layers(model)
-    elif setting.compiled:
-        for block in blocks:
-            block.compile(dynamic=True)
+    if setting.compiled:
+        compile_decoder(decoder)
     return model.train()
 
 
@@ -162,6 +159,13 @@ def steps(model: PreTrainedModel, rows: list[dict[str, torch.Tensor]], device: t
         yield time.perf_counter() - start
 
 
+def timed(model: PreTrainedModel, rows: list[dict[str, torch.Tensor]], device: torch.device) -> list[float]:
+    """Seconds of an update on every batch, after one that is not counted: what is compiled compiles in it."""
+    for _ in steps(model, rows, device):
+        pass
+    return list(steps(model, rows, device))
+
+
 def case_of(options: argparse.Namespace) -> str:
     """What is fine-tuned, on what."""
     case = f"{options.shape}, {options.task}, {options.batch} rows"
@@ -177,14 +181,10 @@ def measure(
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     try:
-        model = build(setting, options.shape, options.lora, device)
-        for _ in steps(model, rows, device):  # not counted: what is compiled compiles for every kind of batch
-            pass
-        seconds = list(steps(model, rows, device))
+        seconds = timed(build(setting, options.shape, options.lora, device), rows, device)
     except Exception as error:  # out of memory, or what a compiler cannot do: the other rows go on
         return [Row("gpu", case, setting.name, note=why(error))]
     finally:
-        model = None
         torch.compiler.reset()  # its caches hold graphs of a model that is gone, and count against those of the next
         gc.collect()
         if gpu:

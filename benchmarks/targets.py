@@ -71,13 +71,12 @@ TARGETS = [
 
 def measured(target: Target, rows: Sequence[Row]) -> tuple[float, float, float] | None:
     """The number that a target is about, the least and the most of its rounds; None where it was not measured."""
-    case = [row for row in rows if (row.part, row.case) == (target.part, target.case)]
-    row = next((row for row in case if row.name == target.name), None)
+    case = {row.name: row for row in rows if (row.part, row.case) == (target.part, target.case)}
+    row, reference = case.get(target.name), case.get(target.than or next(iter(case), ""))
     if row is None:
         return None
     if row.value is not None:
         return row.value, row.value, row.value
-    reference = next((row for row in case if row.name == target.than), None) if target.than else case[0]
     return ratios(row.seconds, reference.seconds) if reference and row.seconds and reference.seconds else None
 
 

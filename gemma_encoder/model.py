@@ -310,8 +310,8 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
 
     def look(self, real: Tensor, return_weights: bool = False) -> Visibility:
         """Who sees whom in a batch whose slots hold a token where `real (batch, seq)` is True, under `masks`."""
-        settings = self.config.unpadded, return_weights, self.adaptation, self._compiles
-        visibility = look(real, self.masks, self._dtype, *settings)
+        settings = {"return_weights": return_weights, "adaptation": self.adaptation, "one_group": self._compiles}
+        visibility = look(real, self.masks, self._dtype, self.config.unpadded, **settings)
         choose_biases(self.backbone, self.adaptation, visibility.kinds)
         return visibility
 
@@ -399,7 +399,12 @@ def compile_layers(model: nn.Module) -> None:
     Same mathematics, other rounding; first batches wait for the compiler, and rows are computed in one group.
     On a GPU it pays, on a CPU it does not (benchmarks/results).
     """
-    for layer in layers(encoder_of(model).backbone):
+    compile_decoder(encoder_of(model).backbone)
+
+
+def compile_decoder(backbone: PreTrainedModel) -> None:
+    """`compile_layers` of a decoder, adapted or not."""
+    for layer in layers(backbone):
         layer.compile(dynamic=True, recompile_limit=GRAPHS)
 
 

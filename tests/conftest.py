@@ -127,6 +127,25 @@ def make_batch():
 
 
 @pytest.fixture
+def graphs():
+    """Function: how many graphs torch.compile made in this test, which begins without any."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    return lambda: torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@pytest.fixture
+def compile_with(monkeypatch):
+    """Function `(backend)`: what modules are compiled with from then on; "eager" generates no code."""
+    compiles = torch.nn.Module.compile
+
+    def choose(backend):
+        monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compiles(self, backend=backend, **how))
+
+    return choose
+
+
+@pytest.fixture
 def causal_look(monkeypatch):
     """Function that makes every model read causally, whatever it was asked for: what a proof has to find."""
     import gemma_encoder.model

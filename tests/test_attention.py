@@ -203,22 +203,20 @@ def test_a_window_narrower_than_the_rows_changes_the_states(both_paths, make_bat
         assert (states[0] - states[1]).abs().max() > 1e-2
 
 
-def test_compiled_equals_eager_and_new_lengths_compile_nothing(both_paths, make_batch):
+def test_compiled_equals_eager_and_new_lengths_compile_nothing(both_paths, make_batch, graphs):
     """With the code that torch generates, where a C++ compiler is there; else with all but that code."""
     backend = "inductor" if any(map(shutil.which, ("c++", "g++", "clang++"))) else "aot_eager"
     print(f"torch.compile with {backend}")
     model = both_paths("gemma2", num_hidden_layers=1)[0]  # soft-cap and window
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    compiled, graphs = torch.compile(model, backend=backend, dynamic=True), []
+    compiled, counts = torch.compile(model, backend=backend, dynamic=True), []
     for lengths in ([5, 2, 7], [9, 1, 4], [3, 3, 2], [8, 11, 5]):
         plain, fast = (run(*make_batch(lengths), torch.tensor([0, 1, 2])) for run in (model, compiled))
         torch.testing.assert_close(fast.logits, plain.logits, atol=1e-6, rtol=0)
         torch.testing.assert_close(fast.loss, plain.loss, atol=1e-6, rtol=0)
         gradients = [torch.autograd.grad(output.loss, list(model.parameters())) for output in (plain, fast)]
         torch.testing.assert_close(*gradients, atol=1e-6, rtol=0)
-        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-    assert graphs[0] > 0 and len(set(graphs)) == 1, graphs
+        counts.append(graphs())
+    assert counts[0] > 0 and len(set(counts)) == 1, counts
 
 
 @pytest.mark.parametrize("family", ["gemma2", "llama"])

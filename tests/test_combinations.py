@@ -100,8 +100,6 @@ def test_unpadded_equals_padded(classifier, make_batch, family, attention, local
 
 def compiled(model):
     """The model under torch.compile, without generated code: what can go wrong here is what torch traces."""
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
     return torch.compile(model, backend="eager")
 
 
@@ -117,30 +115,26 @@ TWO_LAYERS = {"num_hidden_layers": 2}
         ("gpt_neox", "right", False, {"attention": "bidirectional-last-1", "pooling": "kv-probe"}),
     ],
 )
-def test_compiled_equals_eager(classifier, make_batch, family, side, checkpointing, settings):
+def test_compiled_equals_eager(graphs, classifier, make_batch, family, side, checkpointing, settings):
     model = classifier(family, {"num_hidden_layers": 2}, **settings)
     if checkpointing:
         model.activation_checkpointing_enable()
     batch, fast = make_batch(LENGTHS, side, spare=1), compiled(model)
     there, here = step(model, *batch), step(fast, *batch)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert graphs() > 0
     assert_same(here, there)
 
 
 @pytest.fixture
-def layerwise(monkeypatch):
-    """`compile_layers` without generated code, unless a `backend` makes some; `layerwise.graphs()` counts them."""
-    compiles, counters = nn.Module.compile, torch._dynamo.utils.counters
+def layerwise(graphs, compile_with):
+    """`compile_layers` without generated code, unless a `backend` makes some; nothing may break a graph."""
 
     def compiled_layers(model, backend="eager"):
-        torch._dynamo.reset()
-        counters.clear()
-        monkeypatch.setattr(nn.Module, "compile", lambda self, **how: compiles(self, backend=backend, **how))
+        compile_with(backend)
         compile_layers(model)
 
-    compiled_layers.graphs = lambda: counters["stats"]["unique_graphs"]
     yield compiled_layers
-    assert not counters["graph_break"]
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +146,9 @@ def layerwise(monkeypatch):
         ("gpt_neox", False, {"pooling": "kv-probe"}),
     ],
 )
-def test_layers_of_one_mask_are_compiled_once(layerwise, classifier, make_batch, family, checkpointing, settings):
+def test_layers_of_one_mask_are_compiled_once(
+    layerwise, graphs, classifier, make_batch, family, checkpointing, settings
+):
     """One graph for every mask and one for the last layer, which has hooks of its own; those of six layers, no more."""
     model = classifier(family, {"num_hidden_layers": 6}, **settings)
     if checkpointing:
@@ -162,18 +158,18 @@ def test_layers_of_one_mask_are_compiled_once(layerwise, classifier, make_batch,
     layerwise(model)
     for batch, plain in zip(batches, expected, strict=True):
         assert_same(step(model, *batch), plain)
-    assert 0 < layerwise.graphs() <= len(set(model.encoder.look(batches[0][1].bool()).kinds)) + 1
+    assert 0 < graphs() <= len(set(model.encoder.look(batches[0][1].bool()).kinds)) + 1
 
 
-def test_no_kind_of_pass_is_left_uncompiled(layerwise, classifier, make_batch):
+def test_no_kind_of_pass_is_left_uncompiled(layerwise, graphs, classifier, make_batch):
     """torch compiles the code of a layer a limited number of times, eight if nothing else is said."""
-    model, graphs = classifier("gemma2"), []
+    model, counts = classifier("gemma2"), []
     layerwise(model)
     for training, lengths in itertools.product((True, False), (LENGTHS, [7])):
         with torch.set_grad_enabled(training):
             model.train(training)(*make_batch(lengths))
-        graphs.append(layerwise.graphs())
-    assert all(later > before for before, later in itertools.pairwise([0, *graphs])), graphs
+        counts.append(graphs())
+    assert all(later > before for before, later in itertools.pairwise([0, *counts])), counts
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
@@ -199,11 +195,11 @@ def test_noise_is_replayed_where_compiled_layers_compute_their_activations_again
 
 
 @pytest.mark.parametrize("rates", [(0.3, 0.0), (0.0, 0.3)], ids=["attention", "ffn"])
-def test_dropout_acts_when_compiled(classifier, make_batch, rates):
+def test_dropout_acts_when_compiled(graphs, classifier, make_batch, rates):
     model = classifier("gemma2", {"num_hidden_layers": 1}, attention_dropout=rates[0], ffn_dropout=rates[1])
     batch, fast = make_batch([9, 7, 5, 12]), compiled(model)  # what a row of one token reads may well be kept whole
     noisy = [fast(*batch).logits for _ in range(2)]
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert graphs() > 0
     quiet = model.eval()(*batch).logits
     for one, other in itertools.combinations([*noisy, quiet], 2):
         assert (one - other).abs().amax(dim=1).min() > 1e-3, "a row without noise"

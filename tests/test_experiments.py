@@ -382,14 +382,11 @@ def test_saving_memory_changes_no_result(tmp_path, change):
     assert saving == [pytest.approx(row, rel=1e-4) for row in plain]
 
 
-def test_compiled_layers_change_no_result_and_the_model_is_kept_whole(tmp_path, monkeypatch):
-    compiles, graphs = torch.nn.Module.compile, torch._dynamo.utils.counters
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compiles(self, backend="eager", **how))
-    torch._dynamo.reset()
-    graphs.clear()
+def test_compiled_layers_change_no_result_and_the_model_is_kept_whole(tmp_path, graphs, compile_with):
+    compile_with("eager")
     spec = replace(SPEC, attention_dropout=0.0, ffn_dropout=0.0, compiled=True)
     fast = run(spec, tmp_path, keep=tmp_path / "model")
-    assert graphs["stats"]["unique_graphs"] > 0
+    assert graphs() > 0
     assert fast.curve == [pytest.approx(row, rel=1e-4) for row in curve(tmp_path)]
     assert not [name for name in load_file(tmp_path / "model" / "model.safetensors") if "_orig_mod" in name]
 

@@ -234,10 +234,10 @@ def _computing_settings(results: Sequence[RunResult]) -> dict[str, str]:
     used = {}
     if any(run.spec.micro_batch for run in results):
         used["examples in memory"] = _values(results, "micro_batch", "all")
-    if any(run.spec.gradient_checkpointing for run in results):
-        used["activations computed twice"] = _values(results, "gradient_checkpointing", "no").replace("True", "yes")
-    if any(run.spec.compiled for run in results):
-        used["layers compiled"] = _values(results, "compiled", "no").replace("True", "yes")
+    switches = {"activations computed twice": "gradient_checkpointing", "layers compiled": "compiled"}
+    for what, name in switches.items():
+        if any(getattr(run.spec, name) for run in results):
+            used[what] = _values(results, name, "no").replace("True", "yes")
     return used
 
 
