@@ -26,12 +26,20 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, states: Tensor) -> Tensor:
-        if not (self.training and self.p) or states.device.type != "cpu" or torch.compiler.is_compiling():
+        if states.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(states)
+        noise = self.noise(states)
+        return states if noise is None else states * noise
+
+    def noise(self, states: Tensor) -> Tensor | None:
+        """What `states` are multiplied with, `b / (1 - p)`; None where nothing is dropped."""
+        if not (self.training and self.p):
+            return None
         dropped = min(round(self.p * LEVELS), LEVELS - 1)
         drawn = torch.empty(-(-states.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None).view(torch.int16)
-        kept = drawn[: states.numel()].view(states.shape) >= dropped - LEVELS // 2
-        return states * kept.to(states.dtype).mul_(LEVELS / (LEVELS - dropped))
+        drawn, noise = drawn[: states.numel()].view(states.shape), torch.empty_like(states)
+        torch.ge(drawn, dropped - LEVELS // 2, out=noise)
+        return noise.mul_(LEVELS / (LEVELS - dropped))
 
 
 def check_rate(name: str, rate: float) -> None:

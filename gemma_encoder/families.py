@@ -52,6 +52,12 @@ def bos_id(config: PreTrainedConfig) -> int | None:
     return config.cls_token_id if config.model_type in ENCODERS else config.bos_token_id
 
 
+def head_counts(config: PreTrainedConfig) -> tuple[int, int]:
+    """How many heads attention has, of queries and of keys and values."""
+    queries = config.num_attention_heads
+    return queries, getattr(config, "num_key_value_heads", None) or queries
+
+
 def layers(backbone: PreTrainedModel) -> list[nn.Module]:
     """Every layer, in order; called with states `(batch, seq, dim)` it returns such states."""
     return list(backbone.layers)

@@ -19,17 +19,29 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
-from gemma_encoder.attention import IMPLEMENTATION, Visibility, choose_biases, look, new_adaptation
+from gemma_encoder.attention import IMPLEMENTATION, choose_biases, new_adaptation
+from gemma_encoder.capped import written_out
 from gemma_encoder.dropout import add_dropout, check_rate, dropout_rates
 from gemma_encoder.errors import InputError, check_choice
-from gemma_encoder.families import bos_id, check_family, check_implementation, layer_windows, layers
+from gemma_encoder.exchange import exchange
+from gemma_encoder.families import (
+    SOFTCAP,
+    attention_modules,
+    bos_id,
+    check_family,
+    check_implementation,
+    head_counts,
+    layer_windows,
+    layers,
+)
+from gemma_encoder.linear import onednn_pays, spare
 from gemma_encoder.loading import load_adapted, load_decoder
 from gemma_encoder.losses import ranking_loss
 from gemma_encoder.masks import Mask, layer_masks
-from gemma_encoder.norm import write_out_gradient
 from gemma_encoder.pooling import get_pooler, mean, parse_pooling, slots_read
 from gemma_encoder.rows import check_rows
 from gemma_encoder.unread import skip_unread
+from gemma_encoder.visibility import Visibility, look, look_from
 
 LEAST = {"pooling_heads": 1, "pooling_latents": 1, "num_labels": 1}
 SWITCHES = ("pooling_projections", "unpadded")
@@ -239,7 +251,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         self.backbone.set_attn_implementation(IMPLEMENTATION)
         add_dropout(self.backbone, config.attention_dropout, config.ffn_dropout)
         skip_unread(self.backbone)
-        write_out_gradient(self.backbone)
+        exchange(self.backbone)
         self.masks = planned_masks(config)
         self.adaptation = new_adaptation(self.backbone)
         sizes = config.pooling_heads, config.pooling_latents, config.pooling_projections
@@ -277,7 +289,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
             output_attentions = bool(self.config.output_attentions)
         real = self._real(input_ids, attention_mask)
         _check_bos(input_ids, real, self.config.decoder)
-        visibility = self.look(real, return_weights=output_attentions)
+        visibility = self.look(real, output_attentions, fill=True)
         if only_pooled and not (output_hidden_states or self._compiles):
             visibility = self._reading(visibility, real)
         output = self._pass(input_ids, real, visibility, output_hidden_states, output_attentions)
@@ -308,9 +320,18 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
                 hook.remove()
         return tuple(self._to_slots(state, real) for state in found)
 
-    def look(self, real: Tensor, return_weights: bool = False) -> Visibility:
+    def look(self, real: Tensor, return_weights: bool = False, fill: bool = False) -> Visibility:
         """Who sees whom in a batch whose slots hold a token where `real (batch, seq)` is True, under `masks`."""
-        settings = {"return_weights": return_weights, "adaptation": self.adaptation, "one_group": self._compiles}
+        decoder, weight = self.config.decoder, self.get_input_embeddings().weight
+        largest = real.numel() * decoder.hidden_size * decoder.intermediate_size  # product, pads included
+        fills = fill and not (return_weights or self._compiles) and onednn_pays(largest, weight)
+        settings = {
+            "return_weights": return_weights,
+            "adaptation": self.adaptation,
+            "one_group": self._compiles,
+            "heads": head_counts(decoder),
+            "spare": spare(int(real.sum())) if fills else 0,
+        }
         visibility = look(real, self.masks, self._dtype, self.config.unpadded, **settings)
         choose_biases(self.backbone, self.adaptation, visibility.kinds)
         return visibility
@@ -350,8 +371,12 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         self, input_ids: Tensor, real: Tensor, visibility: Visibility, hidden_states: bool, attentions: bool = False
     ) -> BaseModelOutput:
         """The decoder on the tokens of a batch, with the states of all layers and their attention weights if asked."""
+        if self.config.unpadded:
+            input_ids = input_ids[real][None]
+            if visibility.spare:
+                input_ids = torch.cat([input_ids, input_ids[:, :1].expand(1, visibility.spare)], dim=1)
         return self.backbone(
-            input_ids=input_ids[real][None] if self.config.unpadded else input_ids,
+            input_ids=input_ids,
             position_ids=visibility.position_ids,
             use_cache=False,
             visibility=visibility,
@@ -365,7 +390,12 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         if chosen is None:
             return visibility
         chosen = chosen[real] if self.config.unpadded else chosen.flatten()
-        return replace(visibility, read=chosen.nonzero().flatten())
+        read, last, attention = chosen.nonzero().flatten(), None, attention_modules(self.backbone)[-1]
+        softcap, weight = getattr(attention, SOFTCAP, None), self.get_input_embeddings().weight
+        if written_out(weight, softcap, visibility, attention.softmax_dropout):
+            heads = head_counts(self.config.decoder)
+            last = look_from(read, real, self.masks[-1], self._dtype, heads, visibility.spare)
+        return replace(visibility, read=read, last=last)
 
     def _to_slots(self, states: Tensor, real: Tensor) -> Tensor:
         """`(1, tokens, dim)` packed, or `(batch, seq, dim)` padded -> `(batch, seq, dim)` with zeros at pads."""
@@ -373,7 +403,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
             return states.masked_fill(~real[..., None], 0)
         slots = real.flatten().nonzero().flatten()
         grid = states.new_zeros(real.numel(), states.shape[-1])
-        return grid.index_copy_(0, slots, states[0]).unflatten(0, real.shape)
+        return grid.index_copy_(0, slots, states[0, : len(slots)]).unflatten(0, real.shape)
 
     def _to_tokens(self, weights: Tensor, real: Tensor) -> Tensor:
         """Attention weights over the tokens of each row, in order: `(batch, head, width, width)`, 0 beyond the last.

@@ -10,12 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm as TheirGemmaRMSNorm
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm as TheirGemma2RMSNorm
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm as TheirGemma3RMSNorm
-
-from gemma_encoder.families import norm_modules
 
 
 class RMSNorm(torch.autograd.Function):
@@ -27,24 +24,24 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, states: Tensor, weight: Tensor, eps: float) -> Tensor:
-        exact = states.float()
+        exact = states.float().flatten(0, -2)
         scale = torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + eps)
         normed, factor = exact * scale, 1.0 + weight.float()
         ctx.save_for_backward(normed, scale, factor)
-        ctx.types = states.dtype, weight.dtype
-        return (normed * factor).type_as(states)
+        ctx.types, ctx.shape = (states.dtype, weight.dtype), states.shape
+        return (normed * factor).type_as(states).view(states.shape)
 
     @staticmethod
     @once_differentiable  # a second gradient would take what was saved for constants
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
         normed, scale, factor = ctx.saved_tensors
         of_states, of_weight = ctx.types
-        gradient = gradient.float()
+        gradient, dim = gradient.float().reshape_as(normed), normed.shape[1]
         inner = gradient * normed
-        along = (inner @ factor)[..., None] / normed.shape[-1]
-        states = torch.addcmul(gradient * factor, normed, along, value=-1).mul_(scale)
-        weight = inner.flatten(0, -2).sum(dim=0).to(of_weight) if ctx.needs_input_grad[1] else None
-        return states.to(of_states), weight, None
+        along = (inner @ factor)[:, None]  # times the dimension
+        states = torch.addcmul(gradient * factor, normed, along, value=-1 / dim).mul_(scale)
+        weight = inner.sum(dim=0).to(of_weight) if ctx.needs_input_grad[1] else None
+        return states.to(of_states).view(ctx.shape), weight, None
 
 
 def fused(states: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -62,9 +59,6 @@ class _WrittenOut:
         return RMSNorm.apply(states, self.weight, self.eps)
 
 
-# classes, not methods put on each module: a replica of nn.DataParallel would run with the weights of the original
-
-
 class GemmaRMSNorm(_WrittenOut, TheirGemmaRMSNorm):
     """The norm of Gemma, its gradient written out."""
 
@@ -75,12 +69,3 @@ class Gemma2RMSNorm(_WrittenOut, TheirGemma2RMSNorm):
 
 class Gemma3RMSNorm(_WrittenOut, TheirGemma3RMSNorm):
     """The norm of Gemma 3, its gradient written out."""
-
-
-KINDS = {kind.__bases__[1]: kind for kind in (GemmaRMSNorm, Gemma2RMSNorm, Gemma3RMSNorm)}
-
-
-def write_out_gradient(backbone: PreTrainedModel) -> None:
-    """Give the norms of `backbone` their written-out gradient, in place."""
-    for module in norm_modules(backbone):
-        module.__class__ = KINDS.get(type(module), type(module))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gemma_encoder.attention import encoder_attention, path, paths_taken
 from gemma_encoder.errors import InputError, VisibilityError
-from gemma_encoder.families import SOFTCAP, attention_modules, bos_id, ffn_modules, layer_windows
+from gemma_encoder.families import SOFTCAP, attention_modules, bos_id, ffn_modules, head_counts, layer_windows
 from gemma_encoder.inference import evaluating
 from gemma_encoder.masks import SIZED, parse_attention
 from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel, encoder_of, planned_masks
@@ -59,6 +59,7 @@ def verify(model: GemmaEncoderPreTrainedModel) -> list[Proof]:
             *(_edges(encoder, width) for width in _widths(encoder) if width + 2 > LONGEST_PROBE),
             *(_pads(encoder, side) for side in ("right", "left")),
             _batch_invariance(encoder),
+            _pooled_alone(encoder),
             *_dropout(encoder),
             *_softcap(encoder),
             _path(encoder),
@@ -105,14 +106,15 @@ def _edges(encoder: GemmaEncoder, width: int) -> Proof:
         return Proof(what, "none in reach", f"not measured: the model reads {positions} tokens", True)
     tokens = torch.arange(width + 1, device=encoder.device)
     keys = tokens[[0, 1, width - 1, width]]
-    zeros = torch.zeros(1, 1, len(tokens), len(keys), dtype=encoder.dtype, device=encoder.device)
-    columns = (tokens[:, None] == keys).to(zeros).expand_as(zeros)
+    shapes = [(1, heads, len(tokens), len(keys)) for heads in head_counts(encoder.config.decoder)]
+    zeros = [torch.zeros(shape, dtype=encoder.dtype, device=encoder.device) for shape in shapes]
+    columns = (tokens[:, None] == keys).to(zeros[1]).expand_as(zeros[1])
     visibility = encoder.look(torch.ones_like(tokens)[None].bool())
     wrong = 0
     with evaluating(encoder):
         for module, mask in zip(attention_modules(encoder.backbone), planned_masks(encoder.config), strict=True):
             softcap = getattr(module, SOFTCAP, None)
-            read = encoder_attention(module, zeros, zeros, columns, None, 1.0, softcap, visibility)[0][0, :, 0] != 0
+            read = encoder_attention(module, *zeros, columns, None, 1.0, softcap, visibility)[0][0, :, 0] != 0
             wrong += int((read != mask(0 * keys, 0 * keys, tokens[:, None], keys)).sum())
     asked = f"{len(encoder.masks)} layers, {len(keys)} keys, {len(tokens)} tokens"
     return Proof(what, asked, f"{wrong} entries differ" if wrong else "as asked", not wrong)
@@ -159,6 +161,15 @@ def _batch_invariance(encoder: GemmaEncoder) -> Proof:
     return Proof("a row alone and in a batch", f"equal within {tolerance:g}", f"gap {gap:.1e}", gap <= tolerance)
 
 
+def _pooled_alone(encoder: GemmaEncoder) -> Proof:
+    """The vector of a batch of which no more is computed than the pooler reads, as in training and inference."""
+    tolerance = TOLERANCE[encoder.dtype]
+    with evaluating(encoder):
+        batch = _batch(encoder, _lengths(encoder), "left")
+        gap = _gap(encoder(*batch, only_pooled=True).pooler_output, encoder(*batch).pooler_output)
+    return Proof("vectors without what nobody reads", f"equal within {tolerance:g}", f"gap {gap:.1e}", gap <= tolerance)
+
+
 def _gap(one: Tensor, other: Tensor) -> float:
     """The largest difference, relative to the largest value; infinite where a value is not a number."""
     gap = (one - other).abs().max() / other.abs().max().clamp(min=torch.finfo(other.dtype).tiny)
@@ -184,14 +195,14 @@ def _softmax_zeros(encoder: GemmaEncoder) -> list[Count]:
 
     With equal scores no weight is 0 by itself, and with the identity as values the output of attention is its weights.
     """
-    heads = encoder.config.decoder.num_attention_heads
-    zeros = torch.zeros(1, heads, DRAWS, DRAWS, dtype=encoder.dtype, device=encoder.device)
-    identity = torch.eye(DRAWS, dtype=encoder.dtype, device=encoder.device).expand_as(zeros)
+    shapes = [(1, heads, DRAWS, DRAWS) for heads in head_counts(encoder.config.decoder)]
+    zeros = [torch.zeros(shape, dtype=encoder.dtype, device=encoder.device) for shape in shapes]
+    identity = torch.eye(DRAWS, dtype=encoder.dtype, device=encoder.device).expand_as(zeros[1])
     real = torch.ones(1, DRAWS, dtype=torch.bool, device=encoder.device)
     visibility, counts = encoder.look(real), []
     for module, kind in zip(attention_modules(encoder.backbone), visibility.kinds, strict=True):
         softcap = getattr(module, SOFTCAP, None)
-        weights = encoder_attention(module, zeros, zeros, identity, None, 1.0, softcap, visibility)[0]
+        weights = encoder_attention(module, *zeros, identity, None, 1.0, softcap, visibility)[0]
         allowed = (visibility.groups[0].biases[kind][0, 0] == 0)[None, :, None, :].expand_as(weights)
         counts.append(Count(int((weights[allowed] == 0).sum()), int(allowed.sum())))
     return counts

@@ -149,8 +149,8 @@ def compile_with(monkeypatch):
 def causal_look(monkeypatch):
     """Function that makes every model read causally, whatever it was asked for: what a proof has to find."""
     import gemma_encoder.model
-    from gemma_encoder.attention import look
     from gemma_encoder.masks import causal
+    from gemma_encoder.visibility import look
 
     def blind(real, masks, *rest, **more):
         return look(real, [causal] * len(masks), *rest, **more)

@@ -13,20 +13,21 @@ from torch import nn
 from torch.nn import functional as F
 
 import gemma_encoder.attention as attention_module
+import gemma_encoder.visibility as visibility_module
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
 from gemma_encoder.attention import (
     choose_biases,
     encoder_attention,
     formula,
-    look,
     new_adaptation,
     path,
     paths_taken,
-    split,
 )
+from gemma_encoder.capped import CappedAttention
 from gemma_encoder.dropout import add_dropout
 from gemma_encoder.families import FAMILIES, attention_modules
 from gemma_encoder.masks import and_masks, bidirectional, causal, window
+from gemma_encoder.visibility import look, split
 
 NONE = nn.Dropout(0.0)
 
@@ -35,7 +36,7 @@ NONE = nn.Dropout(0.0)
 def a_group_for_every_length():
     """Rows as short as those here would all share a group."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention_module, "GROUP", 1)
+        patch.setattr(visibility_module, "GROUP", 1)
         yield
 
 
@@ -227,15 +228,21 @@ def test_what_runs_is_what_the_table_says(
     tiny_decoder, make_batch, monkeypatch, family, rate, return_weights, unpadded
 ):
     model, ran = GemmaEncoder.from_decoder(tiny_decoder(family), attention_dropout=rate, unpadded=unpadded).train(), []
-    for name, owner, function in (("formula", attention_module, formula), ("sdpa", F, F.scaled_dot_product_attention)):
-        spy = functools.partial(lambda name, function, *args, **kw: ran.append(name) or function(*args, **kw), name)
-        monkeypatch.setattr(owner, function.__name__, functools.partial(spy, function))
+    ways = {
+        "formula": (attention_module, "formula"),
+        "sdpa": (F, "scaled_dot_product_attention"),
+        "written out": (CappedAttention, "apply"),
+    }
+    for name, (owner, function) in ways.items():
+        spy = functools.partial(lambda name, call, *args, **kw: ran.append(name) or call(*args, **kw), name)
+        monkeypatch.setattr(owner, function, functools.partial(spy, getattr(owner, function)))
     model(*make_batch([5, 3]), output_attentions=return_weights)
     softcap = model.config.decoder.attn_logit_softcapping if family == "gemma2" else None
-    assert set(ran) == {"formula" if return_weights else path(softcap).split()[0]}
+    written_out = family == "gemma2" and unpadded and not return_weights
+    assert set(ran) == {"written out" if written_out else "formula" if return_weights else path(softcap).split()[0]}
     assert path(softcap) == ("formula (soft-cap 2)" if family == "gemma2" else "sdpa")
-    groups = 2 if unpadded and not return_weights else 1
-    assert len(ran) == 4 * groups, "one call a layer and group"
+    groups = 2 if unpadded and not (return_weights or written_out) else 1
+    assert len(ran) == 4 * groups, "one call a layer and group, or a layer"
 
 
 def test_before_the_first_pass_nothing_ran(tiny_decoder):
@@ -304,22 +311,24 @@ def test_the_soft_cap_worked_by_hand():
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("cost", [1, math.inf])
 def test_opening_and_closing_give_back_the_packed_row(make_batch, monkeypatch, side, cost):
-    monkeypatch.setattr(attention_module, "GROUP", cost)
+    monkeypatch.setattr(visibility_module, "GROUP", cost)
     _, mask = make_batch([3, 1, 4, 3], side, spare=1)
-    seen = look(mask.bool(), [causal], torch.float32)
+    seen = look(mask.bool(), [causal], torch.float32, heads=(2, 1))
     packed = torch.randn(1, 2, 11, 5)
-    rows = seen.open(packed)
+    rows, keys, values = seen.open(packed, packed[:, :1], packed[:, 1:])
     assert [part.shape for part in rows] == (
         [(1, 2, 1, 5), (2, 2, 3, 5), (1, 2, 4, 5)] if cost == 1 else [(4, 2, 4, 5)]
     )
     assert torch.equal(seen.close(rows), packed.transpose(1, 2))
+    for states, head in ((keys, 0), (values, 1)):
+        assert torch.equal(seen.close(states), packed[:, [head, head]].transpose(1, 2))
     assert seen.position_ids.tolist() == [[0, 1, 2, 0, 0, 1, 2, 3, 0, 1, 2]]
     if cost == 1:
         assert torch.equal(rows[1], torch.stack([packed[0, :, :3], packed[0, :, 8:]]))
 
 
 def test_groups_worked_by_hand(monkeypatch):
-    monkeypatch.setattr(attention_module, "GROUP", 20)
+    monkeypatch.setattr(visibility_module, "GROUP", 20)
     assert split([3, 1, 3, 1]) == [[1, 3, 0, 2]]  # 4 * 9 + 20 = 56 in one; 2 * 1 + 2 * 9 + 2 * 20 = 60 in two
     assert split([3, 1, 4, 1, 1, 1]) == [[1, 3, 4, 5], [0, 2]]  # 4 + 32 + 40 = 76; 6 * 16 + 20 = 116 in one
     assert split([7]) == [[0]]
@@ -334,7 +343,7 @@ def test_no_groups_cost_less(lengths, price):
     cuts = [cut for count in range(len(rows)) for cut in itertools.combinations(range(1, len(rows)), count)]
     ways = [[rows[a:b] for a, b in itertools.pairwise((0, *cut, len(rows)))] for cut in cuts]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention_module, "GROUP", price)
+        patch.setattr(visibility_module, "GROUP", price)
         found = split(lengths)
     assert sorted(itertools.chain.from_iterable(found)) == sorted(rows)
     assert cost(found) == min(map(cost, ways))
@@ -348,7 +357,7 @@ def test_weights_are_one_tensor_whatever_the_lengths(make_batch):
 
 @pytest.mark.parametrize("cost", [1, math.inf])
 def test_what_is_not_finite_in_one_row_stays_there(both_paths, make_batch, monkeypatch, cost):
-    monkeypatch.setattr(attention_module, "GROUP", cost)
+    monkeypatch.setattr(visibility_module, "GROUP", cost)
     model, (ids, mask) = both_paths()[0], make_batch([6, 3, 8, 6])
     ids[ids == 50] = 51
     with torch.no_grad():
@@ -367,7 +376,7 @@ def test_dropout_has_its_rate_in_every_group(tiny_decoder, softcap):
     add_dropout(backbone, rate, 0.0)
     choose_biases(backbone, new_adaptation(backbone), [0] * 4)
     real = torch.arange(32) < torch.tensor(lengths)[:, None]
-    seen = look(real, [bidirectional] * 4, torch.float32)
+    seen = look(real, [bidirectional] * 4, torch.float32, heads=(4, 4))
     zeros = torch.zeros(1, 4, sum(lengths), 32)
     values = torch.cat([torch.eye(length, 32) for length in lengths]).expand_as(zeros)
     module = attention_modules(backbone)[0].train()

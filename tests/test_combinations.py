@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-import gemma_encoder.attention as attention_module
+import gemma_encoder.visibility as visibility_module
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
 from gemma_encoder.families import ffn_modules
 from gemma_encoder.model import compile_layers
@@ -22,7 +22,7 @@ LABELS = torch.tensor([0, 2, 1, 2])
 @pytest.fixture(autouse=True)
 def a_group_for_every_length(monkeypatch):
     """Rows as short as those here would all share a group."""
-    monkeypatch.setattr(attention_module, "GROUP", 1)
+    monkeypatch.setattr(visibility_module, "GROUP", 1)
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
-from gemma_encoder.attention import choose_biases, encoder_attention, look, new_adaptation
+from gemma_encoder.attention import choose_biases, encoder_attention, new_adaptation
 from gemma_encoder.dropout import Dropout, add_dropout
 from gemma_encoder.errors import InputError
 from gemma_encoder.families import attention_modules, ffn_modules
 from gemma_encoder.masks import bidirectional
+from gemma_encoder.visibility import look
 
 PATHS = pytest.mark.parametrize("unpadded", [True, False], ids=["unpadded", "padded"])
 LENGTHS = [9, 3, 14, 1]
@@ -100,7 +101,7 @@ def test_kept_attention_weights_are_scaled_up_on_both_paths(tiny_decoder, softca
     add_dropout(backbone, rate, 0.0)
     choose_biases(backbone, new_adaptation(backbone), [0] * 4)
     module = attention_modules(backbone)[0]
-    visibility = look(torch.ones(8, width).bool(), [bidirectional] * 4, torch.float32, unpadded=False)
+    visibility = look(torch.ones(8, width).bool(), [bidirectional] * 4, torch.float32, unpadded=False, heads=(4, 4))
     query, key = torch.randn(2, 8, 4, width, 8)
     values = torch.eye(width).expand(8, 4, width, width)  # attention over unit vectors returns its own weights
 

@@ -123,7 +123,9 @@ def test_every_layer_has_one_attention_and_one_feed_forward_module(tiny_decoder,
 PACKAGES = ("transformers", "peft", "sentence_transformers")
 IMPORTED = {
     "attention": ["AttentionInterface", "PreTrainedModel"],
+    "capped": ["models.gemma2.modeling_gemma2.Gemma2Attention"],
     "dropout": ["PreTrainedModel"],
+    "exchange": ["PreTrainedModel"],
     "experiments/pace": [
         "AutoModel", "PreTrainedConfig", "Trainer", "TrainerCallback", "trainer_callback.PrinterCallback",
     ],
@@ -159,7 +161,7 @@ IMPORTED = {
         "modeling_outputs.BaseModelOutput", "modeling_outputs.BaseModelOutputWithPooling", "utils.can_return_tuple",
     ],
     "norm": [
-        "PreTrainedModel", "models.gemma.modeling_gemma.GemmaRMSNorm", "models.gemma2.modeling_gemma2.Gemma2RMSNorm",
+        "models.gemma.modeling_gemma.GemmaRMSNorm", "models.gemma2.modeling_gemma2.Gemma2RMSNorm",
         "models.gemma3.modeling_gemma3.Gemma3RMSNorm",
     ],
     "tasks/answers": ["PreTrainedTokenizerBase"],
@@ -170,6 +172,7 @@ IMPORTED = {
 CONFIG = (
     "_attn_implementation",
     "hidden_size",
+    "intermediate_size",
     "max_position_embeddings",
     "num_attention_heads",
     "num_hidden_layers",
@@ -219,7 +222,8 @@ def test_a_setting_that_we_read_is_there(tiny_config, family, name):
 @every_family
 def test_attention_is_called_with_what_we_need(tiny_decoder, make_batch, monkeypatch, family):
     """Every layer hands through `visibility` and `scaling`, Gemma 2 its `softcap`, and gets our output back."""
-    calls, model = [], GemmaEncoder.from_decoder(tiny_decoder(family)).eval()
+    calls = []
+    model = GemmaEncoder.from_decoder(tiny_decoder(family), unpadded=False).eval()  # packed, Gemma 2 has its own way
 
     def spy(module, query, key, value, attention_mask, scaling, **rest):
         calls.append({name for name, setting in rest.items() if setting is not None} | {"scaling"})

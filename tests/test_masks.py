@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemma_encoder import masks
-from gemma_encoder.attention import look
 from gemma_encoder.errors import InputError
+from gemma_encoder.visibility import look
 
 
 def drawn(picture):
@@ -86,7 +86,7 @@ def test_padding_moves_a_row_but_not_what_its_tokens_see(attention, unpadded):
     expected = torch.tensor(drawn(local[attention]))
     starts, met = (real.sum(1).cumsum(0) - real.sum(1)).tolist(), []
     numbers = torch.arange(real.sum()).view(1, 1, -1, 1) if unpadded else real[:, None, :, None]
-    for group, tokens in zip(seen.groups, seen.open(numbers), strict=True):
+    for group, tokens in zip(seen.groups, seen.open(numbers, numbers, numbers)[0], strict=True):
         for at, bias in enumerate(group.biases[0]):
             row = starts.index(tokens[at, 0, 0]) if unpadded else at
             slots = torch.arange(real[row].sum()) if unpadded else real[row].nonzero().flatten()

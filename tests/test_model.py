@@ -82,7 +82,7 @@ def test_gemma2_equals_the_encoder_of_t5gemma(tiny_decoder, make_batch, unpadded
     batch = make_batch(LENGTHS, side)
     reference = t5gemma_encoder(tiny_decoder(), window=3)
     model = GemmaEncoder.from_decoder(tiny_decoder(sliding_window=4), unpadded=unpadded)
-    assert gap(model, reference, batch) <= 1e-6
+    assert gap(model, reference, batch) <= 2e-6
     uncapped = t5gemma_encoder(tiny_decoder(attn_logit_softcapping=None), window=3)
     assert gap(model, uncapped, batch) > 1e-2, "the soft-cap does not bite"
     assert gap(model, t5gemma_encoder(tiny_decoder(), window=4), batch) > 1e-2, "the window does not bite"

@@ -12,13 +12,13 @@ from gemma_encoder import (
     GemmaEncoderForSequenceClassification,
     GemmaEncoderForTokenClassification,
 )
-from gemma_encoder.attention import look
 from gemma_encoder.cli import main
 from gemma_encoder.dropout import add_dropout
 from gemma_encoder.errors import VisibilityError
 from gemma_encoder.families import attention_modules, ffn_modules
-from gemma_encoder.masks import causal, layer_masks
+from gemma_encoder.masks import and_masks, causal, layer_masks, window
 from gemma_encoder.proofs import as_table, verify
+from gemma_encoder.visibility import look, look_from
 
 PATHS = pytest.mark.parametrize("unpadded", [True, False], ids=["unpadded", "padded"])
 
@@ -130,6 +130,18 @@ def test_pads_that_are_read(tiny_decoder, monkeypatch):
     monkeypatch.setattr(gemma_encoder.model, "look", lambda real, *rest, **kw: look(torch.ones_like(real), *rest, **kw))
     found = failing(model)
     assert {"ids at pads, right", "ids at pads, left", "a row alone and in a batch"} <= set(found)
+
+
+@pytest.mark.parametrize("pooling", ["first", "last-2"])
+def test_a_last_attention_that_sees_too_little_where_only_some_ask(tiny_decoder, monkeypatch, pooling):
+    model = GemmaEncoder.from_decoder(tiny_decoder(), pooling=pooling)
+    assert not failing(model)
+
+    def blind(read, real, mask, *rest):
+        return look_from(read, real, and_masks(mask, window(1)), *rest)
+
+    monkeypatch.setattr(gemma_encoder.model, "look_from", blind)
+    assert failing(model) == ["vectors without what nobody reads"]
 
 
 def test_rows_that_move_each_other(tiny_decoder):

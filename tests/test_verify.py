@@ -6,11 +6,11 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 import gemma_encoder.model
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification, check_visibility, influence_matrix
-from gemma_encoder.attention import look
 from gemma_encoder.errors import InputError
 from gemma_encoder.families import attention_modules
 from gemma_encoder.masks import and_masks, bidirectional, causal, reach, window
 from gemma_encoder.verify import PADDINGS, VisibilityError, influence, layer_matrix
+from gemma_encoder.visibility import look
 
 IDS = torch.arange(5, 14)
 DISTANCE = torch.arange(9) - torch.arange(9)[:, None]  # kv - q
