@@ -90,7 +90,7 @@ def arguments(kind: type[TrainingArguments], batch_size: int, **others: object) 
 
 def trainer_of(name: str, model: PreTrainedModel, work: Work, batch_size: int) -> Trainer:
     """A Trainer of contender `name` over the rows of `work`, whose order is that of batches of like lengths."""
-    rows = Dataset.from_dict({"input_ids": work.ids, "labels": work.labels})
+    rows = [{"input_ids": ids, "labels": label} for ids, label in zip(work.ids, work.labels, strict=True)]
     grouped = {"train_sampling_strategy": "sequential"} if name in (GROUPED, KIT_GROUPED) else {}
     padded = partial(collate, pad_id=tokenizer().pad_token_id)
     collator = partial(fixed_width, width=work.max_length) if name == FULL else padded
