@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -30,7 +29,7 @@ from gemma_encoder.memory import keep_freed_memory
 from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel, planned_masks
 from gemma_encoder.norm import RMSNorm
 from gemma_encoder.paths import ROOT
-from gemma_encoder.visibility import Visibility, look
+from gemma_encoder.visibility import look
 
 Pair = dict[str, Callable[[], object]]
 # what was tried, where, how many times as fast, remark
@@ -140,7 +139,7 @@ def filling_up(count: int, data: Path | None) -> Pair:
         for start in range(0, len(lengths), 32):
             update(model, lengths[start : start + 32])
 
-    return {"with": call, "without": partial(replaced, call, [(gemma_encoder.model, "spare", lambda tokens: 0)])}
+    return {"with": call, "without": partial(replaced, call, [(gemma_encoder.model, "spare", lambda *known: 0)])}
 
 
 def _chain(states: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -155,15 +154,10 @@ def _drawn_one_by_one(dropout: Dropout, states: Tensor) -> Tensor | None:
     return F.dropout(torch.ones_like(states), dropout.p) if dropout.training and dropout.p else None
 
 
-def _nobody_alone(encoder: GemmaEncoder, visibility: Visibility, real: Tensor) -> Visibility:
-    """Tokens that are read are known, but all ask in the last attention."""
-    return replace(_reading(encoder, visibility, real), last=None)
-
-
-_reading = GemmaEncoder._reading
 NORM = [(RMSNorm, "apply", _chain)]
 MKL = [(linear, "_mkl_lags", lambda: False)]
-BY_AUTOGRAD = [(module, "written_out", lambda *args: False) for module in (attention, capped)]
+ALL_ASK = [(gemma_encoder.model, "written_out", lambda *args: False)]  # in the last attention, too
+BY_AUTOGRAD = [*ALL_ASK, *((module, "written_out", lambda *args: False) for module in (attention, capped))]
 OPENING = [
     (visibility.Open, "apply", lambda states, index, slots: states.index_select(0, index)),
     (visibility.Close, "apply", lambda states, slots: states.index_select(0, slots)),
@@ -173,9 +167,9 @@ UNREAD = [(GemmaEncoder, "_reading", lambda encoder, visibility, real: visibilit
 DROPOUT = [(Dropout, "noise", _drawn_one_by_one)]
 REPLACEMENTS = {
     "linear layers by oneDNN": MKL,
-    "attention of Gemma 2 written out": BY_AUTOGRAD,
+    "attention of Gemma 2 written out, the last for what the pooler reads": BY_AUTOGRAD,
     "last layer for what the pooler reads": UNREAD,
-    "last attention for what the pooler reads": [(GemmaEncoder, "_reading", _nobody_alone)],
+    "last attention for what the pooler reads": ALL_ASK,
     "gradient of the norm written out": NORM,
     "dropout of 16 bits a value": DROPOUT,
 }

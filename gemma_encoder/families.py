@@ -28,9 +28,6 @@ DECODERS = {
 ENCODERS = {"modernbert": "attn"}
 FAMILIES = DECODERS | ENCODERS
 
-# the norms that multiply by 1 + weight in float32, and are rounded after it
-NORMS = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")
-
 SOFTCAP = "attn_logit_softcapping"  # of an attention module, and of its configuration: the cap on attention scores
 
 
@@ -77,11 +74,6 @@ def ffn_modules(backbone: PreTrainedModel) -> list[nn.Module]:
 def ffn_module(layer: nn.Module) -> nn.Module:
     """The feed-forward module of a layer, which computes every token by itself."""
     return layer.mlp
-
-
-def norm_modules(backbone: PreTrainedModel) -> list[nn.Module]:
-    """Every norm of the Gemma family, with its `weight` and `eps`; none in other families."""
-    return [module for module in backbone.modules() if type(module).__name__ in NORMS]
 
 
 def layer_windows(config: PreTrainedConfig) -> list[int | None]:

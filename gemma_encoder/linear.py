@@ -32,20 +32,24 @@ def _mkl_lags() -> bool:
 def onednn_pays(multiplications: int, weight: Tensor) -> bool:
     """Whether so large a product with a weight like this is faster in oneDNN; torch.backends.mkldnn switches it off."""
     return (
-        multiplications >= LEAST
+        not torch.compiler.is_compiling()  # first: a compiler cannot trace what follows
+        and multiplications >= LEAST
         and weight.dtype == torch.float32
         and weight.device.type == "cpu"
         and _mkl_lags()
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )
 
 
-def spare(tokens: int) -> int:
-    """How many tokens a batch misses to a number that is met again, at most one in 32 of a long one."""
-    return -tokens % max(UNIT, (1 << tokens.bit_length()) // (2 * STEPS))
+def spare(tokens: int, longest: int) -> int:
+    """How many tokens a batch misses to a number that is met again, at most one in 32 of a long one.
+
+    None if they were a row longer than the longest of the batch, which attention would have to be as wide as.
+    """
+    missing = -tokens % max(UNIT, (1 << tokens.bit_length()) // (2 * STEPS))
+    return missing if missing <= longest else 0
 
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -82,6 +86,10 @@ class Linear(nn.Linear):
     """A linear layer whose products are computed by the faster of torch's two libraries."""
 
     def forward(self, states: Tensor) -> Tensor:
-        if states.dtype == torch.float32 and onednn_pays(states.numel() * self.out_features, self.weight):
+        if (
+            states.dtype == torch.float32
+            and states.dim() > 1
+            and onednn_pays(states.numel() * self.out_features, self.weight)
+        ):
             return Product.apply(states, self.weight, self.bias)
         return super().forward(states)

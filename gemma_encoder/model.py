@@ -330,7 +330,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
             "adaptation": self.adaptation,
             "one_group": self._compiles,
             "heads": head_counts(decoder),
-            "spare": spare(int(real.sum())) if fills else 0,
+            "spare": spare(int(real.sum()), int(real.sum(dim=1).max())) if fills else 0,
         }
         visibility = look(real, self.masks, self._dtype, self.config.unpadded, **settings)
         choose_biases(self.backbone, self.adaptation, visibility.kinds)

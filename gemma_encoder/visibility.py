@@ -231,7 +231,7 @@ def look_from(
 ) -> Visibility:
     """Whom the packed tokens `read` see under `mask`, by number and as many in every row of `real (batch, seq)`.
 
-    A row of spare tokens has its first one in their place.
+    A row of spare tokens has its first one in their place, which `read` of the result names as well.
     """
     lengths, starts = _lengths(real, spare)
     asking = read.view(len(real), -1)

@@ -86,6 +86,20 @@ def test_it_is_left_where_it_does_not_pay(lagging, products, monkeypatch):
     assert not onednn_pays(8 * 8 * 6, layer.weight.to("meta"))
 
 
+def test_one_vector_is_multiplied_as_by_torch(lagging, products):
+    layer = Linear(4, 4)
+    layer(torch.randn(4)).sum().backward()
+    assert not products and layer.weight.grad is not None
+
+
+def test_a_compiler_traces_it_whole(monkeypatch, graphs):
+    monkeypatch.setattr(linear_module, "LEAST", 0)
+    layer, states = Linear(8, 4), torch.randn(6, 8)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(states), layer(states))
+    assert graphs() == 1
+
+
 def test_an_amd_processor_with_avx512_is_where_mkl_lags(monkeypatch):
     found = {}
     for vendor in ("AuthenticAMD", "GenuineIntel"):
@@ -99,12 +113,13 @@ def test_an_amd_processor_with_avx512_is_where_mkl_lags(monkeypatch):
     assert [case for case, lags in found.items() if lags] == [("AuthenticAMD", "AVX512")]
 
 
-@given(st.integers(1, 20_000))
-def test_tokens_are_filled_up_to_few_numbers_and_by_little(tokens):
-    missing = spare(tokens)
+@given(st.integers(1, 20_000), st.integers(1, 300))
+def test_tokens_are_filled_up_to_few_numbers_and_by_little(tokens, longest):
+    missing = spare(tokens, tokens)
     assert 0 <= missing <= max(7, tokens / 32)
-    assert spare(tokens + missing) == 0
-    octave = {tokens + spare(tokens) for tokens in range(1 << 10, 1 << 11)}
+    assert spare(tokens + missing, tokens) == 0
+    assert spare(tokens, longest) == (missing if missing <= longest else 0)
+    octave = {tokens + spare(tokens, tokens) for tokens in range(1 << 10, 1 << 11)}
     assert len(octave) <= 33
 
 
@@ -138,7 +153,7 @@ def test_loss_and_gradients_are_those_of_torchs_own_products(
     found = step(model, ids, mask)
     hook.remove()
     assert products
-    assert seen == [sum(LENGTHS) + spare(sum(LENGTHS))] == [104]
+    assert seen == [sum(LENGTHS) + spare(sum(LENGTHS), max(LENGTHS))] == [104]
     for name, value in plain.items():
         torch.testing.assert_close(found[name], value, atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
@@ -185,8 +200,6 @@ def test_lora_on_these_layers_trains_what_it_should(tiny_decoder, make_batch, la
     for name, parameter in tuned.named_parameters():
         if "lora_" in name:
             nn.init.normal_(parameter, std=0.1)
-        elif parameter.requires_grad is False:
-            parameter.grad = None
     ids, mask = make_batch(LENGTHS)
     found = []
     for lags in (True, False):
