@@ -22,11 +22,12 @@ from benchmarks.timing import Row, clocked, take_turns
 from benchmarks.workload import Work, config_of, work
 from gemma_encoder import attention, capped, inference, linear, visibility
 from gemma_encoder.attention import formula
+from gemma_encoder.configuration import planned_masks
 from gemma_encoder.dropout import Dropout
 from gemma_encoder.inference import in_batches
 from gemma_encoder.loading import TINY
 from gemma_encoder.memory import keep_freed_memory
-from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel, planned_masks
+from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel
 from gemma_encoder.norm import RMSNorm
 from gemma_encoder.paths import ROOT
 from gemma_encoder.visibility import look

@@ -107,7 +107,7 @@ def encoder_attention(
     ran = CAPPED if softcap is not None else "formula" if visibility.return_weights else "sdpa"
     note(module, ran)
     scaling *= not hasattr(module, "equal_scores")
-    if written_out(query, softcap, visibility, dropout):
+    if written_out(query, softcap, visibility, dropout):  # a proof asks; Gemma2Attention does not come this way
         states = (each[0].transpose(0, 1) for each in (query, key, value))
         return CappedAttention.apply(*states, None, visibility, kind, scaling, softcap, dropout)[None], None
     for group, queries, keys, values in zip(visibility.groups, *visibility.open(query, key, value), strict=True):

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from transformers.models.gemma2.modeling_gemma2 import Gemma2Attention as TheirGemma2Attention
 
 from gemma_encoder.dropout import Dropout
+from gemma_encoder.linear import eager_in_float32_on_a_cpu
 from gemma_encoder.visibility import Visibility, gathered, scattered
 
 CAPPED = "formula with soft-cap"  # what a module notes: torch.compile writes no number into a text
@@ -153,10 +154,7 @@ def written_out(states: Tensor, softcap: float | None, visibility: Visibility, d
         and type(dropout) is Dropout
         and visibility.packed
         and not visibility.return_weights
-        and states.dtype == torch.float32
-        and states.device.type == "cpu"
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
+        and eager_in_float32_on_a_cpu(states)
     )
 
 

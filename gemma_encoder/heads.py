@@ -28,6 +28,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils import can_return_tuple
 
+from gemma_encoder.configuration import GemmaEncoderConfig
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.loading import adapted_config
 from gemma_encoder.losses import (
@@ -39,7 +40,7 @@ from gemma_encoder.losses import (
     ranking_loss,
     token_cross_entropy,
 )
-from gemma_encoder.model import GemmaEncoder, GemmaEncoderConfig, GemmaEncoderPreTrainedModel
+from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel
 from gemma_encoder.rows import check_rows
 
 

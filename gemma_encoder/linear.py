@@ -29,17 +29,24 @@ def _mkl_lags() -> bool:
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and cpu.is_file() and "AuthenticAMD" in cpu.read_text()
 
 
+def eager_in_float32_on_a_cpu(states: Tensor) -> bool:
+    """Whether operations on `states` run one by one as they are written, in float32, on a CPU."""
+    return (
+        not torch.compiler.is_compiling()  # first: a compiler cannot trace what may follow
+        and states.dtype == torch.float32
+        and states.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
 def onednn_pays(multiplications: int, weight: Tensor) -> bool:
     """Whether so large a product with a weight like this is faster in oneDNN; torch.backends.mkldnn switches it off."""
     return (
-        not torch.compiler.is_compiling()  # first: a compiler cannot trace what follows
+        eager_in_float32_on_a_cpu(weight)
         and multiplications >= LEAST
-        and weight.dtype == torch.float32
-        and weight.device.type == "cpu"
         and _mkl_lags()
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
-        and not torch.is_autocast_enabled("cpu")
     )
 
 

@@ -15,13 +15,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
 from gemma_encoder.attention import IMPLEMENTATION, choose_biases, new_adaptation
 from gemma_encoder.capped import written_out
-from gemma_encoder.dropout import add_dropout, check_rate, dropout_rates
+from gemma_encoder.configuration import SETTINGS, GemmaEncoderConfig, planned_masks
+from gemma_encoder.dropout import add_dropout, dropout_rates
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.exchange import exchange
 from gemma_encoder.families import (
@@ -31,90 +31,19 @@ from gemma_encoder.families import (
     check_family,
     check_implementation,
     head_counts,
-    layer_windows,
     layers,
 )
 from gemma_encoder.linear import onednn_pays, spare
 from gemma_encoder.loading import load_adapted, load_decoder
-from gemma_encoder.losses import ranking_loss
-from gemma_encoder.masks import Mask, layer_masks
-from gemma_encoder.pooling import get_pooler, mean, parse_pooling, slots_read
+from gemma_encoder.pooling import get_pooler, mean, slots_read
 from gemma_encoder.rows import check_rows
 from gemma_encoder.unread import skip_unread
 from gemma_encoder.visibility import Visibility, look, look_from
 
-LEAST = {"pooling_heads": 1, "pooling_latents": 1, "num_labels": 1}
-SWITCHES = ("pooling_projections", "unpadded")
 GRAPHS = 64  # of all layers of all models of a class; torch's 8 are soon used up: masks, training, one row
 # settings that are built into a model: changed in its configuration later, they would only be true of the checkpoint
 BUILT = ("attention", "local_layers", "pooling", "pooling_heads", "pooling_latents", "pooling_projections")
 BUILT += ("attention_dropout", "ffn_dropout")
-
-
-class GemmaEncoderConfig(PreTrainedConfig):
-    """The decoder's own configuration and how it is adapted.
-
-    attention: "bidirectional", "causal", or a plan such as "bidirectional-last-4"; see masks.layer_attention.
-    local_layers: "keep" the decoder's sliding windows, symmetric where attention is bidirectional, or "open" them.
-    pooling: "mean", "first", "last", "first-K", "last-K", "query-probe", "kv-probe".
-    pooling_heads, pooling_latents, pooling_projections: for the two probes; see pooling.
-    attention_dropout, ffn_dropout: rates in [0, 1) on attention softmax and feed-forward output.
-    unpadded: run without padding (same result, less work); False keeps the slots of a batch as it came.
-    ranking_loss: "listwise_softmax" or "pointwise_logistic", for GemmaEncoderForRanking; see losses.
-    text_columns: names put before the texts of a row, as in the task it was fine-tuned on; none: texts as they are.
-    """
-
-    model_type = "gemma_encoder"
-    sub_configs_defaults: ClassVar = {"decoder": SubConfigSpec(config_class=AutoConfig, model_type="gemma2")}
-
-    decoder: PreTrainedConfig | dict | None = None
-    attention: str = "bidirectional"
-    local_layers: str = "keep"
-    pooling: str = "mean"
-    pooling_heads: int = 4
-    pooling_latents: int = 4
-    pooling_projections: bool = True
-    attention_dropout: float = 0.1
-    ffn_dropout: float = 0.1
-    unpadded: bool = True
-    ranking_loss: str = "listwise_softmax"
-    text_columns: list[str] | tuple[str, ...] = ()
-
-    def __post_init__(self, **kwargs) -> None:
-        """Validate the adaptation settings; a wrong one is an InputError naming the valid ones."""
-        for name, least in LEAST.items():
-            value = kwargs.get(name, 1) if name == "num_labels" else getattr(self, name)
-            if type(value) is not int or value < least:
-                raise InputError(f"{name} {value!r} is not valid; valid: an integer >= {least}")
-        for name in SWITCHES:
-            if type(getattr(self, name)) is not bool:
-                raise InputError(f"{name} {getattr(self, name)!r} is not valid; valid: True or False")
-        _check_names(self.id2label, kwargs.get("num_labels"))
-        super().__post_init__(**kwargs)
-        problem = "regression" if self.num_labels == 1 else "single_label_classification"
-        if self.problem_type not in (None, problem):
-            raise InputError(
-                f"problem_type {self.problem_type!r} does not fit num_labels {self.num_labels}; valid: {problem!r}"
-            )
-        self.problem_type = problem  # without it a pipeline puts a sigmoid on a number
-        planned_masks(self)
-        parse_pooling(self.pooling)
-        check_rate("attention_dropout", self.attention_dropout)
-        check_rate("ffn_dropout", self.ffn_dropout)
-        ranking_loss(self.ranking_loss)
-        columns = self.text_columns  # of a string its letters would be taken for names
-        if not isinstance(columns, (list, tuple)) or not all(isinstance(name, str) for name in columns):
-            raise InputError(f"text_columns {columns!r} is not valid; valid: a list of names")
-
-
-def _check_names(id2label: object, num_labels: int | None) -> None:
-    """The names of labels are those of 0, 1, ...; a checkpoint has the numbers as text."""
-    if id2label is None:
-        return
-    count = num_labels or len(id2label) if isinstance(id2label, dict) else None
-    if count is None or {str(key) for key in id2label} != {str(index) for index in range(count)}:
-        labels = f"every label from 0 to {count - 1}" if count else "every label from 0"
-        raise InputError(f"id2label {id2label!r} is not valid; valid: a dictionary with a name for {labels}")
 
 
 def _check_bos(input_ids: Tensor, real: Tensor, decoder: PreTrainedConfig) -> None:
@@ -139,14 +68,6 @@ def _check_lengths(lengths: Tensor, decoder: PreTrainedConfig) -> None:
     if limit is not None and (longest := int(lengths.max())) > limit:
         what = f"hold more tokens than max_position_embeddings, the longest {longest}"
         check_rows(lengths <= limit, what, f"up to {limit}")
-
-
-def planned_masks(config: GemmaEncoderConfig) -> list[Mask]:
-    """The mask of each layer that the settings ask for."""
-    return layer_masks(config.attention, layer_windows(config.decoder), config.local_layers)
-
-
-SETTINGS = (*(set(GemmaEncoderConfig.__annotations__) - {"decoder", "sub_configs_defaults"}), "num_labels", "id2label")
 
 
 class GemmaEncoderPreTrainedModel(PreTrainedModel):
@@ -322,19 +243,25 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
 
     def look(self, real: Tensor, return_weights: bool = False, fill: bool = False) -> Visibility:
         """Who sees whom in a batch whose slots hold a token where `real (batch, seq)` is True, under `masks`."""
-        decoder, weight = self.config.decoder, self.get_input_embeddings().weight
-        largest = real.numel() * decoder.hidden_size * decoder.intermediate_size  # product, pads included
-        fills = fill and not (return_weights or self._compiles) and onednn_pays(largest, weight)
         settings = {
             "return_weights": return_weights,
             "adaptation": self.adaptation,
             "one_group": self._compiles,
-            "heads": head_counts(decoder),
-            "spare": spare(int(real.sum()), int(real.sum(dim=1).max())) if fills else 0,
+            "heads": head_counts(self.config.decoder),
+            "spare": self._spare(real) if fill and not (return_weights or self._compiles) else 0,
         }
         visibility = look(real, self.masks, self._dtype, self.config.unpadded, **settings)
         choose_biases(self.backbone, self.adaptation, visibility.kinds)
         return visibility
+
+    def _spare(self, real: Tensor) -> int:
+        """How many tokens a packed batch is filled up with, where its largest product is one for oneDNN."""
+        decoder, weight = self.config.decoder, self.get_input_embeddings().weight
+        largest = real.numel() * decoder.hidden_size * decoder.intermediate_size  # pads included
+        if not (self.config.unpadded and onednn_pays(largest, weight)):
+            return 0
+        lengths = real.sum(dim=1).tolist()
+        return spare(sum(lengths), max(lengths))
 
     @property
     def _compiles(self) -> bool:

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from gemma_encoder.attention import encoder_attention, path, paths_taken
+from gemma_encoder.configuration import planned_masks
 from gemma_encoder.errors import InputError, VisibilityError
 from gemma_encoder.families import SOFTCAP, attention_modules, bos_id, ffn_modules, head_counts, layer_windows
 from gemma_encoder.inference import evaluating
 from gemma_encoder.masks import SIZED, parse_attention
-from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel, encoder_of, planned_masks
+from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel, encoder_of
 from gemma_encoder.pooling import parse_pooling, slots_read
 from gemma_encoder.verify import PADDINGS, PROBE_TOKENS, check_padding
 

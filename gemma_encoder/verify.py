@@ -16,11 +16,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from gemma_encoder.configuration import planned_masks
 from gemma_encoder.errors import VisibilityError, check_choice
 from gemma_encoder.families import attention_modules, layers
 from gemma_encoder.inference import evaluating
 from gemma_encoder.masks import reach, square
-from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel, encoder_of, planned_masks
+from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel, encoder_of
 
 PROBE_TOKENS = 8  # short enough for (tokens + 1) forward passes of a large model, long enough to show the pattern
 LOAD_TOKENS = 3  # of the probe on every load: few passes, so that a large model loads fast

@@ -124,6 +124,7 @@ PACKAGES = ("transformers", "peft", "sentence_transformers")
 IMPORTED = {
     "attention": ["AttentionInterface", "PreTrainedModel"],
     "capped": ["models.gemma2.modeling_gemma2.Gemma2Attention"],
+    "configuration": ["AutoConfig", "PreTrainedConfig", "configuration_utils.SubConfigSpec"],
     "dropout": ["PreTrainedModel"],
     "exchange": ["PreTrainedModel"],
     "experiments/pace": [
@@ -157,7 +158,7 @@ IMPORTED = {
         "peft.get_peft_model_state_dict",
     ],
     "model": [
-        "AutoConfig", "AutoModel", "PreTrainedConfig", "PreTrainedModel", "configuration_utils.SubConfigSpec",
+        "AutoConfig", "AutoModel", "PreTrainedConfig", "PreTrainedModel",
         "modeling_outputs.BaseModelOutput", "modeling_outputs.BaseModelOutputWithPooling", "utils.can_return_tuple",
     ],
     "norm": [
