@@ -1,8 +1,9 @@
-"""The decoder's own linear layers, multiplied by oneDNN where MKL leaves half of the processor unused.
+"""The decoder's own linear layers, multiplied by oneDNN where it is faster than MKL.
 
 torch gives products of float32 matrices to MKL, which takes the AVX2 path on a processor that is not Intel's. oneDNN,
-which torch brings along too, takes AVX-512 there: same products, same precision, about half of the time on two cores of
-an AMD EPYC of family 26 (benchmarks/results). Elsewhere, and in any other precision, torch's own path is taken.
+which torch brings along too, takes AVX-512 there: same products, same precision. On two cores of an AMD EPYC of family
+26 (Zen 5) they take half of the time; on one of family 25 (Zen 4), which computes AVX-512 in two halves, nine tenths,
+and only if they are large. Elsewhere, and in any other precision, torch's own path is taken.
 
 oneDNN writes a kernel for each shape it meets, and remembers some, while every packed batch has another number of
 tokens. So batches are filled up with `spare` tokens, a row that nobody reads, to few different numbers.
@@ -10,6 +11,8 @@ tokens. So batches are filled up with `spare` tokens, a row that nobody reads, t
 
 from __future__ import annotations
 
+import math
+import re
 from functools import cache
 from pathlib import Path
 
@@ -17,16 +20,20 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-LEAST = 1 << 22  # multiplications of a product that takes longer than what oneDNN costs by itself
+HALVES = 25  # the family of AMD processors that compute AVX-512 in two halves
+LEAST = {HALVES: 1 << 26, 26: 1 << 22}  # by family, multiplications of a product from which oneDNN is faster
 UNIT = 8  # least number that tokens are filled up to a multiple of
 STEPS = 32  # numbers of tokens between one power of two and the next
 
 
 @cache
-def _mkl_lags() -> bool:
-    """Whether MKL takes AVX2 on this processor, and oneDNN AVX-512."""
+def _family() -> int | None:
+    """That of an AMD processor with AVX-512, the last of LEAST for one that came later; None for any other."""
     cpu = Path("/proc/cpuinfo")
-    return torch.backends.cpu.get_cpu_capability() == "AVX512" and cpu.is_file() and "AuthenticAMD" in cpu.read_text()
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not cpu.is_file():
+        return None
+    found = re.search(r"AuthenticAMD\ncpu family\s*: (\d+)", cpu.read_text())
+    return min(int(found[1]), max(LEAST)) if found else None
 
 
 def eager_in_float32_on_a_cpu(states: Tensor) -> bool:
@@ -43,8 +50,7 @@ def onednn_pays(multiplications: int, weight: Tensor) -> bool:
     """Whether so large a product with a weight like this is faster in oneDNN; torch.backends.mkldnn switches it off."""
     return (
         eager_in_float32_on_a_cpu(weight)
-        and multiplications >= LEAST
-        and _mkl_lags()
+        and multiplications >= LEAST.get(_family(), math.inf)
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
     )
@@ -83,7 +89,9 @@ class Product(torch.autograd.Function):
 
 
 def _of_weight(gradient: Tensor, states: Tensor) -> Tensor:
-    """`dy^T x`, of `(tokens, out)` and `(tokens, in)`: the narrower of the two is turned around."""
+    """`dy^T x`, of `(tokens, out)` and `(tokens, in)`: the narrower of the two is turned around for oneDNN."""
+    if _family() == HALVES:  # turning around takes longer than what oneDNN saves
+        return gradient.t() @ states
     if gradient.shape[1] <= states.shape[1]:
         return product(gradient.t().contiguous(), states.t())
     return product(states.t().contiguous(), gradient.t()).t().contiguous()
