@@ -15,7 +15,7 @@ Two ways of computing it, and which one runs where; both take every mask, packed
 | none     | any rate               | yes               | `formula`                                     |
 | set      | any rate               | any               | `formula`: sdpa knows no soft-cap             |
 
-Packed in float32 on a CPU, the attention of Gemma 2 runs written out, by the same formula; see `capped`.
+Packed in float32 on a CPU, the attention of Gemma 2 runs written out, by the same formula; see `gemma2` and `capped`.
 
 FlashAttention 2 (refuses soft-cap with dropout) and FlexAttention (has no dropout) are never used.
 """

@@ -1,4 +1,4 @@
-"""The attention of Gemma 2 on a CPU, its gradient written out: the formula of `attention`, a third of the operations.
+"""Attention with a soft-cap on a CPU, its gradient written out: the formula of `attention`, a third of the operations.
 
 Rows as short as sentences have so few pairs of query and key that what surrounds their arithmetic takes longer: turning
 tensors around, one group of rows after the other, and autograd's walk back through every step.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers.models.gemma2.modeling_gemma2 import Gemma2Attention as TheirGemma2Attention
 
 from gemma_encoder.dropout import Dropout
 from gemma_encoder.linear import eager_in_float32_on_a_cpu
@@ -58,7 +57,7 @@ class CappedAttention(torch.autograd.Function):
         queries = query.flatten(0, 1).index_select(0, visibility.queries)
         keys, values = (states.flatten(0, 1).index_select(0, visibility.keys) for states in (key, value))
         queries.mul_(scaling / softcap)
-        capped, weights = (queries.new_empty(visibility.pairs) for _ in range(2))
+        capped, weights = (queries.new_empty(sum(visibility.pairs)) for _ in range(2))
         by_query, by_key, by_pair = visibility.queries_of, visibility.keys_of, visibility.pairs_of
         pairs = by_pair(capped)
         for left, right, out in zip(by_query(queries), by_key(keys), pairs, strict=True):
@@ -108,49 +107,11 @@ class CappedAttention(torch.autograd.Function):
         return of_query, of_key, of_value, None, None, None, None, None, None
 
 
-class Gemma2Attention(TheirGemma2Attention):
-    """The attention of Gemma 2, written out where it pays."""
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor],
-        attention_mask: Tensor | None = None,
-        past_key_values: None = None,
-        visibility: Visibility | None = None,
-        **keywords: object,
-    ) -> tuple[Tensor, Tensor | None]:
-        softcap = self.attn_logit_softcapping
-        if visibility is None or not written_out(hidden_states, softcap, visibility, self.softmax_dropout):
-            keywords |= {"visibility": visibility}
-            return super().forward(hidden_states, position_embeddings, attention_mask, past_key_values, **keywords)
-        note(self, CAPPED)
-        cos, sin = (each.transpose(0, 1) for each in position_embeddings)
-        sin = sin.clone()
-        sin[..., : self.head_dim // 2].neg_()
-        asking, rotations = hidden_states, ((cos, sin), (cos, sin))
-        kind, last = self.kinds[visibility.adaptation], self._last(visibility)
-        if last is not None:
-            asking = hidden_states.index_select(1, last.read)
-            rotations, kind = ((cos[last.read], sin[last.read]), (cos, sin)), last.kinds[0]
-        projected = self.q_proj(asking), self.k_proj(hidden_states), self.v_proj(hidden_states)
-        states = (each.view(each.shape[1], -1, self.head_dim) for each in projected)  # [0] has a dear gradient
-        scaling = self.scaling * (not hasattr(self, "equal_scores"))
-        settings = last or visibility, kind, scaling, softcap, self.softmax_dropout
-        output = self.o_proj(CappedAttention.apply(*states, rotations, *settings).view(1, asking.shape[1], -1))
-        if last is not None:
-            output = torch.zeros_like(hidden_states).index_copy(1, last.read, output)
-        return output, None
-
-    def _last(self, visibility: Visibility) -> Visibility | None:
-        """What only tokens that are read see, if this is the last layer."""
-        return visibility.last if self.layer_idx == self.config.num_hidden_layers - 1 else None
-
-
-def written_out(states: Tensor, softcap: float | None, visibility: Visibility, dropout: nn.Module) -> bool:
+def written_out(states: Tensor, softcap: float | None, visibility: Visibility | None, dropout: nn.Module) -> bool:
     """Whether `CappedAttention` runs: a compiler joins operations by itself, and a GPU was not measured."""
     return (
-        softcap is not None
+        visibility is not None
+        and softcap is not None
         and type(dropout) is Dropout
         and visibility.packed
         and not visibility.return_weights

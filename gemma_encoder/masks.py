@@ -155,15 +155,9 @@ def table(mask: Mask, positions: Tensor, keys: Tensor | None = None) -> Tensor:
     `positions (batch, seq)` holds each token's position in its row; `keys (batch, seq)` is False for slots that hold
     no token, which nobody may read.
     """
-    return tables([mask], positions, keys, positions)[0]
-
-
-def tables(masks: Sequence[Mask], positions: Tensor, keys: Tensor | None, asking: Tensor) -> list[Tensor]:
-    """`table` of each mask, `(batch, 1, queries, seq)`, of queries at the positions `asking (batch, queries)`."""
     batch = torch.arange(len(positions), device=positions.device).view(-1, 1, 1, 1)
-    at = batch, torch.zeros_like(batch), asking[:, None, :, None], positions[:, None, None]
-    seen = [mask(*at) for mask in masks]
-    return seen if keys is None else [each & keys[:, None, None] for each in seen]
+    seen = mask(batch, torch.zeros_like(batch), positions[:, None, :, None], positions[:, None, None])
+    return seen if keys is None else seen & keys[:, None, None]
 
 
 def square(mask: Mask, length: int) -> Tensor:

@@ -33,6 +33,7 @@ from gemma_encoder.families import (
     head_counts,
     layers,
 )
+from gemma_encoder.gemma2 import go_on_alone
 from gemma_encoder.linear import onednn_pays, spare
 from gemma_encoder.loading import load_adapted, load_decoder
 from gemma_encoder.pooling import get_pooler, mean, slots_read
@@ -54,10 +55,11 @@ def _check_bos(input_ids: Tensor, real: Tensor, decoder: PreTrainedConfig) -> No
     bos = bos_id(decoder)
     if bos is None:
         return
-    found, begins = (input_ids == bos) & real, real & (real.cumsum(dim=1) == 1)
-    again = (found & ~begins).any(dim=1)
+    found = (input_ids == bos) & real
+    behind = found & (real.cumsum(dim=1) > 1)
+    again = behind.any(dim=1)
     if bos == decoder.eos_token_id:
-        again &= (found & begins).any(dim=1)
+        again &= (found & ~behind).any(dim=1)
     check_rows(~again, "hold a BOS behind their first token", "one, in front, as predict() puts it")
 
 
@@ -216,7 +218,9 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         output = self._pass(input_ids, real, visibility, output_hidden_states, output_attentions)
         attentions = output.attentions and tuple(self._to_tokens(weights, real) for weights in output.attentions)
         if visibility.read is not None:
-            read = output.last_hidden_state.flatten(0, 1)[visibility.read].unflatten(0, (len(real), -1))
+            read = output.last_hidden_state.flatten(0, 1)
+            read = read[visibility.read] if visibility.last is None else read[: len(visibility.read)]
+            read = read.unflatten(0, (len(real), -1))
             return BaseModelOutputWithPooling(None, mean(read, read.new_ones(read.shape[:2])), None, attentions)
         states = self._to_slots(output.last_hidden_state, real)
         hidden = output.hidden_states and tuple(self._to_slots(state, real) for state in output.hidden_states)
@@ -317,11 +321,11 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         if chosen is None:
             return visibility
         chosen = chosen[real] if self.config.unpadded else chosen.flatten()
-        read, last, attention = chosen.nonzero().flatten(), None, attention_modules(self.backbone)[-1]
-        softcap, weight = getattr(attention, SOFTCAP, None), self.get_input_embeddings().weight
-        if written_out(weight, softcap, visibility, attention.softmax_dropout):
-            heads = head_counts(self.config.decoder)
-            last = look_from(read, real, self.masks[-1], self._dtype, heads, visibility.spare)
+        read, last, layer = chosen.nonzero().flatten(), None, layers(self.backbone)[-1]
+        attention, weight = attention_modules(self.backbone)[-1], self.get_input_embeddings().weight
+        softcap = getattr(attention, SOFTCAP, None)
+        if go_on_alone(layer) and written_out(weight, softcap, visibility, attention.softmax_dropout):
+            last = look_from(visibility, read)
         return replace(visibility, read=read, last=last)
 
     def _to_slots(self, states: Tensor, real: Tensor) -> Tensor:

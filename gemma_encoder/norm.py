@@ -39,7 +39,7 @@ class RMSNorm(torch.autograd.Function):
         gradient, dim = gradient.float().reshape_as(normed), normed.shape[1]
         inner = gradient * normed
         along = (inner @ factor)[:, None]  # times the dimension
-        states = torch.addcmul(gradient * factor, normed, along, value=-1 / dim).mul_(scale)
+        states = (gradient * factor).addcmul_(normed, along, value=-1 / dim).mul_(scale)
         weight = inner.sum(dim=0).to(of_weight) if ctx.needs_input_grad[1] else None
         return states.to(of_states).view(ctx.shape), weight, None
 

@@ -56,13 +56,15 @@ def last(hidden: Tensor, mask: Tensor, k: int = 1) -> Tensor:
 def last_slots(mask: Tensor, k: int) -> Tensor:
     """Where the last `k` tokens of every row stand, `(batch, seq)`."""
     real = _at_least(mask, k)
-    return real & (real.flip(1).cumsum(dim=1).flip(1) <= k)
+    return real & (real.cumsum(dim=1) > real.sum(dim=1, keepdim=True) - k)
 
 
+@torch.compiler.disable  # what it reads off the batch cannot be traced
 def _at_least(mask: Tensor, k: int) -> Tensor:
     real = mask.bool()
     lengths = real.sum(dim=1)
-    check_rows(lengths >= k, f"hold fewer than {k} tokens, the shortest {lengths.min()}", "longer rows, or a smaller k")
+    if (shortest := int(lengths.min())) < k:
+        check_rows(lengths >= k, f"hold fewer than {k} tokens, the shortest {shortest}", "longer rows, or a smaller k")
     return real
 
 

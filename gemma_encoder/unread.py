@@ -2,7 +2,7 @@
 
 The feed-forward block of the last layer computes each token by itself, so it is given these tokens alone, and the
 others pass it by with a zero in its place. The vectors, the loss and every gradient are those of the whole block.
-Where the attention of Gemma 2 is written out, only these tokens ask in the last one; see `capped`.
+Where the attention of Gemma 2 is written out, only these tokens ask in the last one, and go on; see `gemma2`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ def skip_unread(backbone: PreTrainedModel) -> None:
 
 
 def _tell(attention: nn.Module, inputs: tuple, keywords: dict[str, Any]) -> None:
-    """What of the coming batch is read."""
-    read = keywords["visibility"].read
+    """What of the coming batch is read, if more goes on."""
+    visibility = keywords["visibility"]
+    read = visibility.read if visibility.last is None else None
     if _batch.read is not read:  # torch.compile cannot write where activations are recomputed
         _batch.read = read
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gemma_encoder.masks import Mask, tables
+from gemma_encoder.masks import Mask, table
 
 GROUP = 4000  # pairs of query and key that take as long as what every further group costs by itself, on a CPU
 
@@ -69,11 +69,14 @@ def scattered(gradient: Tensor, slots: Tensor, shape: tuple[int, int]) -> Tensor
 class Group:
     """Rows of like length, which attention computes together; `shape` is `(rows, queries, keys)`.
 
-    biases: one `(rows, 1, queries, keys)` tensor for each distinct mask, 0 where query may read key and -inf elsewhere.
+    biases: one `(rows, 1, queries, keys)` tensor for each distinct mask, 0 where query may read key and `lowest`
+        elsewhere.
+    rows: of the batch, by number; None when it travels padded.
     """
 
     shape: tuple[int, int, int]
     biases: list[Tensor]
+    rows: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Visibility:
     query_slots, key_slots: for each token and query head its slot. All four are None when the batch travels padded.
     read: the tokens (slots, when the batch travels padded), by number, whose states are read after the last layer; None
         for all.
-    last: of the last attention, where only tokens that are read ask; None where all do.
+    last: of the last layer, where only tokens that are read ask, and go on; None where all do.
     adaptation: which of the adaptations of the decoder the batch is for; see attention.new_adaptation.
     spare: so many tokens of one more row, which nobody reads, follow those of the batch.
     """
@@ -136,30 +139,27 @@ class Visibility:
 
     @property
     def shapes(self) -> list[tuple[int, int, int]]:
-        """Rows, queries and keys of every group."""
-        return [group.shape for group in self.groups]
+        """Query heads of all rows, queries and keys of every group."""
+        return [(self.heads * rows, queries, keys) for rows, queries, keys in (group.shape for group in self.groups)]
 
     @property
-    def pairs(self) -> int:
-        """Pairs of a query and a key, of all heads."""
-        return sum(self.heads * rows * queries * keys for rows, queries, keys in self.shapes)
+    def pairs(self) -> list[int]:
+        """Pairs of a query and a key of every group, of all heads."""
+        return list(map(math.prod, self.shapes))
 
     def queries_of(self, slots: Tensor) -> list[Tensor]:
         """`(slots * heads, dim)` of queries -> `(rows * heads, queries, dim)` a group."""
-        parts = slots.split([self.heads * rows * queries for rows, queries, _ in self.shapes])
-        return [
-            part.view(-1, queries, slots.shape[1]) for part, (_, queries, _) in zip(parts, self.shapes, strict=True)
-        ]
+        parts = slots.split([rows * queries for rows, queries, _ in self.shapes])
+        return [part.view(rows, queries, -1) for part, (rows, queries, _) in zip(parts, self.shapes, strict=True)]
 
     def keys_of(self, slots: Tensor) -> list[Tensor]:
         """`(slots * heads, dim)` of keys or values -> `(rows * heads, keys, dim)` a group."""
-        parts = slots.split([self.heads * rows * keys for rows, _, keys in self.shapes])
-        return [part.view(-1, keys, slots.shape[1]) for part, (_, _, keys) in zip(parts, self.shapes, strict=True)]
+        parts = slots.split([rows * keys for rows, _, keys in self.shapes])
+        return [part.view(rows, keys, -1) for part, (rows, _, keys) in zip(parts, self.shapes, strict=True)]
 
     def pairs_of(self, pairs: Tensor) -> list[Tensor]:
         """`(pairs,)` -> `(rows * heads, queries, keys)` a group."""
-        parts = pairs.split([self.heads * rows * queries * keys for rows, queries, keys in self.shapes])
-        return [part.view(-1, *shape[1:]) for part, shape in zip(parts, self.shapes, strict=True)]
+        return [part.view(shape) for part, shape in zip(pairs.split(self.pairs), self.shapes, strict=True)]
 
 
 def split(lengths: Sequence[int]) -> list[list[int]]:
@@ -176,10 +176,19 @@ def split(lengths: Sequence[int]) -> list[list[int]]:
             best[end] = min((cost + (end - start) * width**2 + GROUP, start) for start, (cost, _) in best.items())
     groups, end = [], len(order)
     while end:
-        start = best[end][1]
+        _, start = best[end]
         groups.insert(0, order[start:end])
         end = start
     return groups
+
+
+def lowest(dtype: torch.dtype) -> float:
+    """What is added to the scores of keys that may not be read: their weights are exactly 0.
+
+    With -inf the softmax of a slot without a token, which may read nothing, would be NaN, and NaN spreads from there
+    into every gradient; half of the least number, in float32 as well, stays finite whatever the score.
+    """
+    return max(torch.finfo(dtype).min, torch.finfo(torch.float32).min) / 2
 
 
 def look(
@@ -200,80 +209,82 @@ def look(
     """
     distinct = list(dict.fromkeys(masks))
     kinds = [distinct.index(mask) for mask in masks]
+    more = {"return_weights": return_weights, "adaptation": adaptation, "spare": spare}
+    never = torch.full((), lowest(dtype), dtype=dtype, device=real.device)
     if not unpadded:
         positions = (real.cumsum(dim=1) - 1).where(real, 0)
-        group = Group((*real.shape, real.shape[1]), _biases(positions, positions, real, distinct, dtype))
-        return Visibility([group], kinds, positions, heads[0], return_weights=return_weights, adaptation=adaptation)
-    lengths, starts = _lengths(real, spare)
+        biases = [torch.where(table(mask, positions, real), 0.0, never) for mask in distinct]
+        return Visibility([Group((*real.shape, real.shape[1]), biases)], kinds, positions, heads[0], **more)
+    lengths = F.pad(real.sum(dim=1), (0, int(spare > 0)), value=spare)
+    starts = lengths.cumsum(dim=0) - lengths
     # weights are asked for as one tensor, and a GPU computes pairs faster than it starts what a group needs
-    if one_group or return_weights or real.is_cuda:
-        parts = [_part(lengths, starts, int(lengths.max()))]
-    else:
-        known = lengths.tolist()
-        rows = split(known)
-        order, sizes = torch.tensor([row for group in rows for row in group]), [len(group) for group in rows]
-        ordered = lengths[order].split(sizes), starts[order].split(sizes), [known[group[-1]] for group in rows]
-        parts = [_part(*each) for each in zip(*ordered, strict=True)]
+    order, parts = _one(lengths) if one_group or return_weights or real.is_cuda else _several(lengths)
+    columns = torch.arange(parts[-1][2], device=real.device)
+    filled = columns < lengths[order, None]
+    squares = [torch.where(table(mask, columns[None])[0, 0], 0.0, never) for mask in distinct]
+    beyond = torch.where(filled, 0.0, never)[:, None, None]
     groups = [
-        Group((*keys.shape, keys.shape[1]), _biases(positions, positions, keys, distinct, dtype))
-        for positions, keys, _ in parts
+        Group(
+            (end - start, width, width),
+            [torch.minimum(square[:width, :width], beyond[start:end, ..., :width]) for square in squares],
+            order[start:end],
+        )
+        for start, end, width in parts
     ]
-    queries, keys, slots = _index(parts, heads)
-    tokens = len(slots) // heads[0]
+    index = _index(filled, starts[order, None] + columns.where(filled, 0), parts, heads)
+    tokens = len(index[2]) // heads[0]
     position_ids = torch.arange(tokens, device=real.device) - starts.repeat_interleave(lengths, output_size=tokens)
-    index = queries, keys, slots, slots
-    more = {"return_weights": return_weights, "adaptation": adaptation, "spare": spare}
-    return Visibility(groups, kinds, position_ids[None], heads[0], *index, **more)
+    return Visibility(groups, kinds, position_ids[None], heads[0], *index, index[2], **more)
 
 
-def look_from(
-    read: Tensor, real: Tensor, mask: Mask, dtype: torch.dtype, heads: tuple[int, int], spare: int
-) -> Visibility:
-    """Whom the packed tokens `read` see under `mask`, by number and as many in every row of `real (batch, seq)`.
+def look_from(seen: Visibility, read: Tensor) -> Visibility:
+    """Whom the packed tokens `read` see in the last layer, by number and as many in every row of the batch.
 
     A row of spare tokens has its first one in their place, which `read` of the result names as well.
     """
-    lengths, starts = _lengths(real, spare)
-    asking = read.view(len(real), -1)
-    if spare:
-        asking = torch.cat([asking, starts[-1:, None].expand(1, asking.shape[1])])
-    positions, keys, tokens = _part(lengths, starts, int(lengths.max()))
-    group = Group((*asking.shape, keys.shape[1]), _biases(asking - starts[:, None], positions, keys, [mask], dtype))
-    _, shared, slots = _index([(positions, keys, tokens)], heads)
-    by_head = torch.arange(asking.numel() * heads[0], device=real.device).view(len(asking), -1, heads[0])
-    by_token = by_head.view(len(asking), heads[0], -1)
-    index = by_head.transpose(1, 2).flatten(), shared, by_token.transpose(1, 2).flatten(), slots
-    return Visibility([group], [0], (asking - starts[:, None]).view(1, -1), heads[0], *index, read=asking.flatten())
+    rows = sum(group.shape[0] for group in seen.groups)
+    asking = read.view(rows - (seen.spare > 0), -1)
+    if seen.spare:
+        first = seen.position_ids.shape[1] - seen.spare
+        asking = torch.cat([asking, asking.new_full((1, asking.shape[1]), first)])
+    positions = seen.position_ids[0, asking]
+    groups = []
+    for group in seen.groups:
+        at = positions[group.rows][:, None, :, None]
+        biases = [group.biases[seen.kinds[-1]].take_along_dim(at, dim=2)]
+        groups.append(Group((group.shape[0], asking.shape[1], group.shape[2]), biases, group.rows))
+    by_token = torch.arange(asking.numel() * seen.heads, device=read.device).view(rows, -1, seen.heads)
+    queries = by_token.transpose(1, 2)[torch.cat([group.rows for group in groups])].flatten()
+    of_queries = {"queries": queries, "query_slots": queries.argsort(), "position_ids": positions.view(1, -1)}
+    return replace(seen, groups=groups, kinds=[0], read=asking.flatten(), **of_queries)
 
 
-def _lengths(real: Tensor, spare: int) -> tuple[Tensor, Tensor]:
-    """Tokens of every row, and how many are packed before them; with spare ones there is a row more."""
-    lengths = F.pad(real.sum(dim=1), (0, int(spare > 0)), value=spare)
-    return lengths, lengths.cumsum(dim=0) - lengths
+Parts = list[tuple[int, int, int]]  # of each group: where its rows begin and end, and their width
 
 
-def _index(parts: Sequence[tuple[Tensor, Tensor, Tensor]], heads: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """`queries`, `keys` and the slots of tokens, as `Visibility` has them."""
-    head = torch.arange(heads[0], device=parts[0][0].device)[:, None]
-    queries = torch.cat([(tokens[:, None] * heads[0] + head).flatten() for _, _, tokens in parts])
-    filled = torch.cat([keys[:, None].expand(-1, heads[0], -1).flatten() for _, keys, _ in parts]).nonzero().flatten()
-    slots = torch.empty_like(filled).index_copy(0, queries[filled], filled)
+def _one(lengths: Tensor) -> tuple[Tensor, Parts]:
+    """The rows of a batch in the order of their groups, and these, if it is one."""
+    return torch.arange(len(lengths), device=lengths.device), [(0, len(lengths), int(lengths.max()))]
+
+
+def _several(lengths: Tensor) -> tuple[Tensor, Parts]:
+    """The rows of a batch in the order of their groups, and these, where they cost least."""
+    known, order, parts = lengths.tolist(), [], []
+    for rows in split(known):
+        parts.append((len(order), len(order) + len(rows), known[rows[-1]]))
+        order += rows
+    return torch.tensor(order), parts
+
+
+def _index(filled: Tensor, tokens: Tensor, parts: Parts, heads: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """`queries`, `keys` and the slots of tokens, as `Visibility` has them; filled and tokens: `(rows, longest)`."""
+    head = torch.arange(heads[0], device=tokens.device)[:, None]
+    queries = _in_groups(tokens[:, None] * heads[0] + head, parts)
+    numbers = _in_groups(filled[:, None].expand(-1, heads[0], -1), parts).nonzero().flatten()
+    slots = torch.empty_like(numbers).index_copy(0, queries[numbers], numbers)
     return queries, queries // (heads[0] // heads[1]), slots
 
 
-def _part(lengths: Tensor, starts: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Position, whether it holds a token, and packed token of every slot `(rows, width)` of some rows of a batch.
-
-    A slot without a token stands at position 0, where it reads the first token: an empty softmax would be NaN, and NaN
-    spreads from there into every gradient.
-    """
-    columns = torch.arange(width, device=lengths.device)
-    keys = columns < lengths[:, None]
-    positions = columns.where(keys, 0)
-    return positions, keys, starts[:, None] + positions
-
-
-def _biases(asking: Tensor, positions: Tensor, keys: Tensor, masks: Sequence[Mask], dtype: torch.dtype) -> list[Tensor]:
-    """What is added to the scores under each mask, of queries at positions `asking`."""
-    zero, never = torch.tensor([0.0, float("-inf")], dtype=dtype, device=keys.device)
-    return [zero.where(seen, never) for seen in tables(masks, positions, keys, asking)]
+def _in_groups(slots: Tensor, parts: Parts) -> Tensor:
+    """`(rows, heads, longest)` -> the slots of all heads, one group after the other."""
+    return torch.cat([slots[start:end, :, :width].flatten() for start, end, width in parts])

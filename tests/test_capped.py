@@ -10,13 +10,15 @@ from torch import nn
 from transformers.models.gemma2.modeling_gemma2 import apply_rotary_pos_emb
 
 import gemma_encoder.attention as attention_module
-import gemma_encoder.capped as capped_module
+import gemma_encoder.gemma2 as gemma2_module
+import gemma_encoder.model as model_module
 import gemma_encoder.visibility as visibility_module
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
 from gemma_encoder.attention import formula
-from gemma_encoder.capped import CappedAttention, Gemma2Attention, rotated, written_out
+from gemma_encoder.capped import CappedAttention, rotated, written_out
 from gemma_encoder.dropout import Dropout
-from gemma_encoder.families import FAMILIES, attention_modules
+from gemma_encoder.families import FAMILIES, attention_modules, layers
+from gemma_encoder.gemma2 import Gemma2Attention, go_on_alone
 from gemma_encoder.masks import and_masks, bidirectional, causal, window
 from gemma_encoder.visibility import look, look_from
 
@@ -106,7 +108,7 @@ def test_tokens_that_ask_alone_get_what_they_get_among_all(mask, spare):
     real = batch([4, 2, 6])
     read = torch.tensor([2, 3, 4, 5, 10, 11])  # the last two of every row
     seen = look(real, [mask], torch.float64, heads=HEADS, spare=spare)
-    last = look_from(read, real, mask, torch.float64, HEADS, spare)
+    last = look_from(seen, read)
     query, key, value = states_of(12 + spare)
     whole = CappedAttention.apply(query, key, value, None, seen, 0, SCALING, SOFTCAP, Dropout(0.0))[read]
     asking = query[last.read]
@@ -134,7 +136,7 @@ def test_a_model_has_the_gradients_that_it_has_without(
     monkeypatch.setattr(CappedAttention, "apply", lambda *args: ran.append(len(args[0])) or apply(*args))
     for plainly in (False, True):
         if plainly:
-            for module in (capped_module, attention_module):
+            for module in (gemma2_module, attention_module, model_module):
                 monkeypatch.setattr(module, "written_out", lambda *args: False)
         elif checkpointing:
             model.activation_checkpointing_enable()
@@ -165,3 +167,16 @@ def test_where_it_runs(tiny_decoder, make_batch, monkeypatch):
 def test_only_gemma2_has_it(tiny_decoder, family):
     modules = attention_modules(GemmaEncoder.from_decoder(tiny_decoder(family)).backbone)
     assert {isinstance(module, Gemma2Attention) for module in modules} == {family == "gemma2"}
+
+
+@pytest.mark.parametrize("other", [None, "layer", "attention"])
+def test_a_last_layer_of_another_class_runs_as_it_is(tiny_decoder, make_batch, other):
+    decoder = tiny_decoder()
+    layer = decoder.base_model.layers[-1]
+    module = {"layer": layer, "attention": layer.self_attn}.get(other)
+    if module is not None:
+        module.__class__ = type("Other", (type(module),), {})
+    model, batch = GemmaEncoder.from_decoder(decoder, pooling="last").eval(), make_batch([9, 2, 12, 5])
+    assert go_on_alone(layers(model.backbone)[-1]) == (other is None)
+    only, whole = model(*batch, only_pooled=True).pooler_output, model(*batch).pooler_output
+    torch.testing.assert_close(only, whole, atol=1e-6, rtol=1e-5)
