@@ -42,10 +42,13 @@ BY_NAME = ("reproduce",)  # left out unless it is named
 
 
 def processor() -> str:
-    """What the operating system calls the processor."""
+    """What the operating system calls the processor; vendors give one name to several families."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
+    if "model name" not in known:
+        return platform.machine()
+    return f"{known['model name']}, family {known.get('cpu family')}, model {known.get('model')}"
 
 
 def facts(data: Path | None, quick: bool) -> dict[str, str]:

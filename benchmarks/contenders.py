@@ -30,7 +30,7 @@ from gemma_encoder.tasks import collate
 KIT, DYNAMIC, GROUPED = "kit", "Trainer, dynamic padding", "Trainer, grouped by length"
 FULL, CROSS, KIT_GROUPED = "Trainer, padded to max_length", "sentence-transformers CrossEncoder", "kit, grouped"
 KIT_PADDED, KIT_MEAN = "kit, padded", "kit, mean pooling"
-CONTENDERS = (KIT, DYNAMIC, FULL, GROUPED, CROSS, KIT_GROUPED, KIT_MEAN, KIT_PADDED)
+OTHERS = "SST-2, others"  # the case of those that take turns of their own
 NOTES = {
     FULL: "run_glue's default",
     GROUPED: "batches of like lengths: other examples share one",

@@ -216,7 +216,8 @@ def test_a_target_is_reached_or_missed_by_the_rows():
     rows = [
         Row("training", "tiny, SST-2", contenders.KIT, [1.0, 2.0, 1.0]),
         Row("training", "tiny, SST-2", contenders.DYNAMIC, [1.9, 3.4, 2.0]),
-        Row("training", "tiny, SST-2", contenders.FULL, [3.0, 6.0, 5.0]),
+        Row("training", "tiny, SST-2, others", contenders.KIT, [1.0, 2.0, 1.0]),
+        Row("training", "tiny, SST-2, others", contenders.FULL, [3.0, 6.0, 5.0]),
         Row("anatomy", f"tiny, SST-2, {contenders.KIT}", "everything else", value=10.0),
         Row("scaling", "30M, SST-2 lengths", "utilisation", value=60.0),
     ]
