@@ -51,18 +51,16 @@ class Gemma2DecoderLayer(TheirGemma2DecoderLayer):
         last = last_of(self.self_attn, keywords.get("visibility"))
         if last is None:
             return super().forward(hidden_states, **keywords)
-        attended, _ = self.self_attn(self.input_layernorm(hidden_states), **keywords)
+        attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **keywords)
         states = hidden_states.index_select(1, last.read) + self.post_attention_layernorm(attended)
         return states + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(states)))
 
 
 def go_on_alone(layer: nn.Module) -> bool:
-    """Whether a layer lets only some tokens go on behind its attention: it and its attention are those of here."""
-    return type(layer) is Gemma2DecoderLayer and type(layer.self_attn) is Gemma2Attention
+    """Whether only some tokens go on behind the attention of a layer: in the last one, if both modules are ours."""
+    return type(layer) is Gemma2DecoderLayer and type(layer.self_attn) is Gemma2Attention and layer.self_attn.is_last
 
 
-def last_of(attention: TheirGemma2Attention, visibility: Visibility | None) -> Visibility | None:
+def last_of(attention: Gemma2Attention, visibility: Visibility | None) -> Visibility | None:
     """What only tokens that are read see, in the last layer."""
-    if visibility is None or visibility.last is None:
-        return None
-    return visibility.last if attention.layer_idx == attention.config.num_hidden_layers - 1 else None
+    return visibility.last if visibility is not None and attention.is_last else None

@@ -186,7 +186,8 @@ def lowest(dtype: torch.dtype) -> float:
     """What is added to the scores of keys that may not be read: their weights are exactly 0.
 
     With -inf the softmax of a slot without a token, which may read nothing, would be NaN, and NaN spreads from there
-    into every gradient; half of the least number, in float32 as well, stays finite whatever the score.
+    into every gradient; half of the least number, in float32 as well, leaves room for the score. In float16, where it
+    is -32752, this holds for scores up to some 30,000.
     """
     return max(torch.finfo(dtype).min, torch.finfo(torch.float32).min) / 2
 
@@ -204,6 +205,7 @@ def look(
 ) -> Visibility:
     """Who sees whom in a batch whose slots hold a token where `real (batch, seq)` is True, layer by layer.
 
+    masks: of every layer, by positions alone: a packed batch has them evaluated once, for all rows and heads.
     adaptation: of attention.new_adaptation. one_group: rows are not put into groups of like length. heads: how many
     queries have, and keys.
     """
@@ -279,12 +281,9 @@ def _several(lengths: Tensor) -> tuple[Tensor, Parts]:
 def _index(filled: Tensor, tokens: Tensor, parts: Parts, heads: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """`queries`, `keys` and the slots of tokens, as `Visibility` has them; filled and tokens: `(rows, longest)`."""
     head = torch.arange(heads[0], device=tokens.device)[:, None]
-    queries = _in_groups(tokens[:, None] * heads[0] + head, parts)
-    numbers = _in_groups(filled[:, None].expand(-1, heads[0], -1), parts).nonzero().flatten()
+    by_head = [tokens[start:end, None, :width] * heads[0] + head for start, end, width in parts]
+    real = [filled[start:end, None, :width].expand(-1, heads[0], -1) for start, end, width in parts]
+    queries, real = (torch.cat([part.flatten() for part in each]) for each in (by_head, real))
+    numbers = real.nonzero().flatten()
     slots = torch.empty_like(numbers).index_copy(0, queries[numbers], numbers)
     return queries, queries // (heads[0] // heads[1]), slots
-
-
-def _in_groups(slots: Tensor, parts: Parts) -> Tensor:
-    """`(rows, heads, longest)` -> the slots of all heads, one group after the other."""
-    return torch.cat([slots[start:end, :, :width].flatten() for start, end, width in parts])

@@ -102,9 +102,11 @@ def test_states_are_rotated_as_by_the_decoder_and_back():
     torch.testing.assert_close(rotated(ours, signed, -1), states)
 
 
+@pytest.mark.parametrize("cost", [1, math.inf])
 @pytest.mark.parametrize("spare", [0, 5])
 @pytest.mark.parametrize("mask", [causal, bidirectional, and_masks(bidirectional, window(2))])
-def test_tokens_that_ask_alone_get_what_they_get_among_all(mask, spare):
+def test_tokens_that_ask_alone_get_what_they_get_among_all(monkeypatch, mask, spare, cost):
+    monkeypatch.setattr(visibility_module, "GROUP", cost)
     real = batch([4, 2, 6])
     read = torch.tensor([2, 3, 4, 5, 10, 11])  # the last two of every row
     seen = look(real, [mask], torch.float64, heads=HEADS, spare=spare)
@@ -178,5 +180,16 @@ def test_a_last_layer_of_another_class_runs_as_it_is(tiny_decoder, make_batch, o
         module.__class__ = type("Other", (type(module),), {})
     model, batch = GemmaEncoder.from_decoder(decoder, pooling="last").eval(), make_batch([9, 2, 12, 5])
     assert go_on_alone(layers(model.backbone)[-1]) == (other is None)
+    only, whole = model(*batch, only_pooled=True).pooler_output, model(*batch).pooler_output
+    torch.testing.assert_close(only, whole, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kept", [[0, 1, 3], [0, 2, 3], [1, 2, 3], [3, 2, 1, 0]])
+def test_the_last_layer_is_the_one_that_stands_last(tiny_decoder, make_batch, kept):
+    decoder = tiny_decoder()
+    decoder.base_model.layers = nn.ModuleList(decoder.base_model.layers[at] for at in kept)
+    decoder.config.num_hidden_layers = len(kept)
+    decoder.config.layer_types = [decoder.config.layer_types[at] for at in kept]
+    model, batch = GemmaEncoder.from_decoder(decoder, pooling="last").eval(), make_batch([9, 2, 12, 5])
     only, whole = model(*batch, only_pooled=True).pooler_output, model(*batch).pooler_output
     torch.testing.assert_close(only, whole, atol=1e-6, rtol=1e-5)

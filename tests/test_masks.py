@@ -177,3 +177,14 @@ def test_an_unknown_attention_lists_the_valid_ones(name):
     with pytest.raises(InputError, match=r"valid: bidirectional, .*causal") as refused:
         masks.layer_masks(name, [None])
     assert repr(name) in str(refused.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("unpadded", [True, False])
+def test_a_slot_that_may_read_nothing_makes_no_nan(dtype, unpadded):
+    real = torch.tensor([[1, 0, 0, 0, 0], [1, 1, 1, 1, 1]]).bool()
+    scores = torch.linspace(-100, 100, 5, dtype=dtype)
+    for bias in look(real, [masks.window(2)], dtype, unpadded, return_weights=True).groups[0].biases:
+        weights = torch.softmax(scores + bias, dim=-1, dtype=torch.float32)
+        assert weights.isfinite().all()
+        assert (weights[0, 0, 0] > 0).tolist() == [True, False, False, False, False]
