@@ -181,7 +181,9 @@ def factors(rows: Sequence[Row], title: str) -> str:
         ax.set(title=title, xscale="log")
         ax.set_xlabel(f"{SPEED} (median; line: all rounds)", fontsize=11)
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}")
+        low, high = ax.get_xlim()
+        crowded = "689" if high > 6 * low else ""  # last digits that leave no room for the others
+        ax.xaxis.set_minor_formatter(lambda value, _: "" if f"{value:g}"[-1] in crowded else f"{value:g}")
         ax.invert_yaxis()
     said = "; ".join(f"{case}, {name}: {middle:.2f}" for case, name, middle, *_ in points)
     return _figure(fig, f"{title}, {SPEED} of each case. {said}.")
