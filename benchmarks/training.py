@@ -40,13 +40,11 @@ BUDGET = 30  # seconds of the turns of a case, which are three at least
 BATCH, POOL = 32, 50  # rows of an update; updates whose rows Trainer sorts by length at a time, in a long training set
 STEPS = {"tiny": {"SST-2": POOL}, "30M": {"SST-2": 6, "BoolQ": 2}}  # updates of an epoch, of those of the pool
 ELSEWHERE = {"tiny": 8, "30M": 4}  # and of a task that is not named
-
-
 Turns = Mapping[str, tuple[str, ...]]  # a case: the contenders that take turns in it
 
 
 def measure(shape: str, name: str, turns: Turns, data: Path | None, steps: int, budget: float = BUDGET) -> list[Row]:
-    """Contenders over the same rows, after their states were found equal."""
+    """Contenders in turn over the same rows, case by case, after their states were found equal."""
     rows = like_length(work(name, POOL * BATCH, data), steps)
     gap = disagreement(shape, work(name, 4, data))
     if gap > ALIKE:
@@ -84,9 +82,9 @@ def training(data: Path | None, quick: bool) -> list[Row]:
     table = []
     for shape, steps in STEPS.items():
         for name in MAX_LENGTH:
-            turns = {f"{shape}, {name}": MAIN if name == "SST-2" else FEW.get(shape, MAIN)}
+            turns = {f"{shape}, {name}": FEW.get(shape, MAIN)}
             if name == "SST-2":
-                turns[f"{shape}, {OTHERS}"] = MORE
+                turns = {f"{shape}, {name}": MAIN, f"{shape}, {OTHERS}": MORE}
             table += measure(shape, name, turns, data, steps.get(name, ELSEWHERE[shape]))
     return table
 

@@ -47,12 +47,7 @@ LEFT_OUT = [
         "in a later version",
     ),
     ("gradient of the norm by that of torch's layer norm", "tiny, SST-2, training", 0.99, "in a later version"),
-    (
-        "q, k and v, gate and up each in one function",
-        "tiny, SST-2, training",
-        1.01,
-        "30M: 1.00",
-    ),
+    ("q, k and v, gate and up each in one function", "tiny, SST-2, training", 1.01, "30M: 1.00"),
     ("feed-forward block in one function, gradient written out", "tiny, SST-2, training", 1.03, "30M: 0.99"),
     ("layers compiled", "tiny, SST-2, training", 0.64, "two threads; compile_layers, which pays on a GPU"),
     ("layers compiled", "30M, SST-2, training", 0.83, "two threads; compile_layers, which pays on a GPU"),

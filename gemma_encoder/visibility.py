@@ -176,7 +176,7 @@ def split(lengths: Sequence[int]) -> list[list[int]]:
             best[end] = min((cost + (end - start) * width**2 + GROUP, start) for start, (cost, _) in best.items())
     groups, end = [], len(order)
     while end:
-        _, start = best[end]
+        start = best[end][1]
         groups.insert(0, order[start:end])
         end = start
     return groups
@@ -257,8 +257,8 @@ def look_from(seen: Visibility, read: Tensor) -> Visibility:
         groups.append(Group((group.shape[0], asking.shape[1], group.shape[2]), biases, group.rows))
     by_token = torch.arange(asking.numel() * seen.heads, device=read.device).view(rows, -1, seen.heads)
     queries = by_token.transpose(1, 2)[torch.cat([group.rows for group in groups])].flatten()
-    of_queries = {"queries": queries, "query_slots": queries.argsort(), "position_ids": positions.view(1, -1)}
-    return replace(seen, groups=groups, kinds=[0], read=asking.flatten(), **of_queries)
+    asked = {"queries": queries, "query_slots": queries.argsort(), "read": asking.flatten()}
+    return replace(seen, groups=groups, kinds=[0], **asked)
 
 
 Parts = list[tuple[int, int, int]]  # of each group: where its rows begin and end, and their width

@@ -12,7 +12,7 @@ from transformers import Gemma2ForSequenceClassification
 import gemma_encoder.linear as linear_module
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
 from gemma_encoder.exchange import exchange
-from gemma_encoder.linear import HALVES, Linear, Product, onednn_pays, spare
+from gemma_encoder.linear import Linear, Product, onednn_pays, spare
 from gemma_encoder.lora import add_lora
 
 LENGTHS = [30, 9, 1, 41, 17]  # 98 tokens: enough for oneDNN, and six short of a number that is met again
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 @pytest.fixture
 def processor(monkeypatch):
     """Function `(family)`: that of the processor from then on, where every product is one for oneDNN, 26 at first."""
-    monkeypatch.setattr(linear_module, "LEAST", {HALVES: 0, 26: 0})
+    monkeypatch.setattr(linear_module, "LEAST", dict.fromkeys(linear_module.LEAST, 0))
 
     def choose(family):
         monkeypatch.setattr(linear_module, "_family", lambda: family)
