@@ -15,7 +15,7 @@ Two ways of computing it, and which one runs where; both take every mask, packed
 | none     | any rate               | yes               | `formula`                                     |
 | set      | any rate               | any               | `formula`: sdpa knows no soft-cap             |
 
-Packed in float32 on a CPU, the attention of Gemma 2 runs written out, by the same formula; see `gemma2` and `capped`.
+Packed in float32 on a CPU, the attention of Gemma 2 runs written out, by the same formula; see `capped` and `gemma2`.
 
 FlashAttention 2 (refuses soft-cap with dropout) and FlexAttention (has no dropout) are never used.
 """
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
 
-from gemma_encoder.capped import CAPPED, CappedAttention, note, written_out
+from gemma_encoder.capped import CAPPED, CappedAttention, Setting, note, written_out
 from gemma_encoder.families import SOFTCAP, attention_modules
 from gemma_encoder.visibility import Visibility
 
@@ -107,9 +107,10 @@ def encoder_attention(
     ran = CAPPED if softcap is not None else "formula" if visibility.return_weights else "sdpa"
     note(module, ran)
     scaling *= not hasattr(module, "equal_scores")
-    if written_out(query, softcap, visibility, dropout):  # a proof asks; Gemma2Attention does not come this way
+    if written_out(query, softcap, visibility, dropout):
         states = (each[0].transpose(0, 1) for each in (query, key, value))
-        return CappedAttention.apply(*states, None, visibility, kind, scaling, softcap, dropout)[None], None
+        setting = Setting(visibility, kind, scaling, softcap, dropout)
+        return CappedAttention.apply(*states, setting)[None], None
     for group, queries, keys, values in zip(visibility.groups, *visibility.open(query, key, value), strict=True):
         bias = group.biases[kind]
         if ran == "sdpa":

@@ -1,66 +1,226 @@
-"""The modules of Gemma 2: the same weights and mathematics, less time on a CPU where a batch travels packed."""
+"""The two sublayers of Gemma 2 as one function each, gradients written out: the same mathematics, less time on a CPU.
+
+Between two matrix products of a short batch stand so many small operations that calling them, and autograd's walk back
+along them, takes longer than their arithmetic. And in the last layer, only tokens that are read ask, and go on.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers.models.gemma2.modeling_gemma2 import Gemma2Attention as TheirGemma2Attention
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
+from transformers.activations import GELUTanh
+from transformers.models.gemma2.modeling_gemma2 import Gemma2Attention, Gemma2MLP
 from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer as TheirGemma2DecoderLayer
 
-from gemma_encoder.capped import CAPPED, CappedAttention, note, written_out
+from gemma_encoder.capped import CAPPED, Setting, attended, note, of_attended, written_out
+from gemma_encoder.dropout import Dropout
+from gemma_encoder.families import SOFTCAP
+from gemma_encoder.linear import Linear, multiplied, of_states, of_weight
+from gemma_encoder.norm import Gemma2RMSNorm, normalised, of_normalised
 from gemma_encoder.visibility import Visibility
 
+Rotation = tuple[Tensor, Tensor]
+# what stands in a layer, in its attention and in its feed-forward block, where all is as Gemma 2 has it
+PARTS = Gemma2Attention, Gemma2MLP, *4 * [Gemma2RMSNorm], *4 * [Linear], Dropout, *3 * [Linear], GELUTanh, Dropout
+# whose hooks may be passed over: ours do what is done here as well, transformers' collect what nobody asked for
+PASSED_OVER = {"gemma_encoder.dropout", "gemma_encoder.unread", "transformers.utils.output_capturing"}
 
-class Gemma2Attention(TheirGemma2Attention):
-    """The attention of Gemma 2, written out where it pays."""
+
+def rotated(states: Tensor, rotation: Rotation, way: int = 1) -> Tensor:
+    """`x cos + r(x) sin` with `r((a, b)) = (-b, a)` for the two halves of x; `way` -1 leads back.
+
+    states `(tokens, heads, head_dim)`, cos and sin `(tokens, 1, head_dim)`, the first half of sin negative.
+    Source: Su et al. 2021, equation 34. Rounded as by transformers: not addcmul.
+    """
+    cos, sin = rotation
+    return (states * cos).add_(states.roll(states.shape[-1] // 2, dims=-1).mul_(sin), alpha=way)
+
+
+class AttentionSublayer(torch.autograd.Function):
+    """`y = x + norm(attended(rot(n Wq^T), rot(n Wk^T), n Wv^T) Wo^T)` with `n = norm(x)`, of x `(tokens, dim)`.
+
+    Of the tokens `read` alone, if they are given: only they ask, and `y` is theirs. rotations: of queries and of keys.
+    epsilons: of the norm in front and of the one behind.
+    """
+
+    @staticmethod
+    def forward(
+        ctx,
+        states: Tensor,
+        input_norm: Tensor,
+        q_proj: Tensor,
+        k_proj: Tensor,
+        v_proj: Tensor,
+        o_proj: Tensor,
+        post_norm: Tensor,
+        epsilons: tuple[float, float],
+        rotations: tuple[Rotation, Rotation],
+        read: Tensor | None,
+        setting: Setting,
+    ) -> Tensor:
+        normed, before = normalised(states, input_norm, epsilons[0])
+        asking = normed if read is None else normed.index_select(0, read)
+        query = multiplied(asking, q_proj).view(len(asking), setting.visibility.heads, -1)
+        key, value = (multiplied(normed, each).view(len(normed), -1, query.shape[-1]) for each in (k_proj, v_proj))
+        mixed, saved = attended(*map(rotated, (query, key), rotations), value, setting)
+        mixed = mixed.flatten(1)
+        result, behind = normalised(multiplied(mixed, o_proj), post_norm, epsilons[1])
+        ctx.save_for_backward(*before, *behind, *saved, normed, asking, mixed, q_proj, k_proj, v_proj, o_proj)
+        ctx.rotations, ctx.read, ctx.setting, ctx.key_shape = rotations, read, setting, key.shape
+        return result.add_(states if read is None else states.index_select(0, read))
+
+    @staticmethod
+    @once_differentiable  # a second gradient would take what was saved for constants
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        kept = ctx.saved_tensors  # to be read once only, where activations are recomputed
+        before, behind, saved = kept[:3], kept[3:6], kept[6:13]
+        normed, asking, mixed, q_proj, k_proj, v_proj, o_proj = kept[13:]
+        of_product, of_post_norm = of_normalised(gradient, behind)
+        of_mixed = of_states(of_product, o_proj).view(len(mixed), ctx.setting.visibility.heads, -1)
+        *of_rotated, of_value = of_attended(of_mixed, saved, ctx.key_shape, ctx.setting)
+        of_query, of_key = map(rotated, of_rotated, ctx.rotations, (-1, -1))
+        of_query, of_key, of_value = (each.flatten(1) for each in (of_query, of_key, of_value))
+        of_normed = of_states(of_value, v_proj, of_states(of_key, k_proj))
+        if ctx.read is None:
+            of_normed = of_states(of_query, q_proj, of_normed)
+        else:
+            of_normed.index_add_(0, ctx.read, of_states(of_query, q_proj))
+        of_input, of_input_norm = of_normalised(of_normed, before)
+        if ctx.read is None:
+            of_input.add_(gradient)
+        else:
+            of_input.index_add_(0, ctx.read, gradient)
+        products = ((of_query, asking), (of_key, normed), (of_value, normed), (of_product, mixed))
+        return of_input, *_of_weights(ctx, of_input_norm, products, of_post_norm), None, None, None, None
+
+
+class FeedForwardSublayer(torch.autograd.Function):
+    """`y = x + norm(drop((gelu(n Wg^T) * n Wu^T) Wd^T))` with `n = norm(x)`, of x `(tokens, dim)`."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        states: Tensor,
+        input_norm: Tensor,
+        gate_proj: Tensor,
+        up_proj: Tensor,
+        down_proj: Tensor,
+        post_norm: Tensor,
+        epsilons: tuple[float, float],
+        dropout: Dropout,
+    ) -> Tensor:
+        normed, before = normalised(states, input_norm, epsilons[0])
+        gate, up = multiplied(normed, gate_proj), multiplied(normed, up_proj)
+        activated = F.gelu(gate, approximate="tanh")
+        inner = activated * up
+        result = multiplied(inner, down_proj)
+        noise = dropout.noise(result)
+        result, behind = normalised(result if noise is None else result.mul_(noise), post_norm, epsilons[1])
+        ctx.save_for_backward(
+            *before, *behind, noise, normed, gate, up, activated, inner, gate_proj, up_proj, down_proj
+        )
+        return result.add_(states)
+
+    @staticmethod
+    @once_differentiable  # a second gradient would take what was saved for constants
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        kept = ctx.saved_tensors  # to be read once only, where activations are recomputed
+        before, behind = kept[:3], kept[3:6]
+        noise, normed, gate, up, activated, inner, gate_proj, up_proj, down_proj = kept[6:]
+        of_product, of_post_norm = of_normalised(gradient, behind)
+        if noise is not None:
+            of_product.mul_(noise)
+        of_inner = of_states(of_product, down_proj)
+        of_up = of_inner * activated
+        of_gate = torch.ops.aten.gelu_backward(of_inner.mul_(up), gate, approximate="tanh")
+        of_normed = of_states(of_up, up_proj, of_states(of_gate, gate_proj))
+        of_input, of_input_norm = of_normalised(of_normed, before)
+        products = ((of_gate, normed), (of_up, normed), (of_product, inner))
+        return of_input.add_(gradient), *_of_weights(ctx, of_input_norm, products, of_post_norm), None, None
+
+
+def _of_weights(
+    ctx, of_input_norm: Tensor, products: tuple[tuple[Tensor, Tensor], ...], of_post_norm: Tensor
+) -> list[Tensor | None]:
+    """The gradients of those weights of a sublayer that are trained: of a norm, of its products, of the other norm."""
+    wanted = ctx.needs_input_grad[1 : len(products) + 3]
+    found = [of_input_norm.sum(dim=0) if wanted[0] else None]
+    found += [of_weight(*each) if want else None for each, want in zip(products, wanted[1:-1], strict=True)]
+    return [*found, of_post_norm.sum(dim=0) if wanted[-1] else None]
+
+
+class Gemma2DecoderLayer(TheirGemma2DecoderLayer):
+    """A layer of Gemma 2, its sublayers written out where it pays; of the last, only tokens that are read come out."""
 
     def forward(
         self,
         hidden_states: Tensor,
+        *,
         position_embeddings: tuple[Tensor, Tensor],
-        attention_mask: Tensor | None = None,
-        past_key_values: None = None,
         visibility: Visibility | None = None,
-        **keywords: object,
-    ) -> tuple[Tensor, Tensor | None]:
-        softcap, last = self.attn_logit_softcapping, last_of(self, visibility)
-        if last is None and not written_out(hidden_states, softcap, visibility, self.softmax_dropout):
-            keywords |= {"visibility": visibility}
-            return super().forward(hidden_states, position_embeddings, attention_mask, past_key_values, **keywords)
-        note(self, CAPPED)
+        **keywords: Any,
+    ) -> Tensor:
+        # first: for a compiler, which would make a graph for every layer
+        if torch.compiler.is_compiling() or visibility is None or id(self) not in visibility.written_out:
+            keywords |= {"position_embeddings": position_embeddings, "visibility": visibility}
+            return super().forward(hidden_states, **keywords)
+        attention, ffn = self.self_attn, self.mlp
+        note(attention, CAPPED)
         cos, sin = (each.transpose(0, 1) for each in position_embeddings)
         sin = sin.clone()
-        sin[..., : self.head_dim // 2].neg_()
-        asking, rotations = hidden_states, ((cos, sin), (cos, sin))
-        kind = self.kinds[visibility.adaptation]
+        sin[..., : attention.head_dim // 2].neg_()
+        read, rotations, kind = None, ((cos, sin), (cos, sin)), attention.kinds[visibility.adaptation]
+        last = visibility.last if attention.is_last else None
         if last is not None:
-            asking = hidden_states.index_select(1, last.read)
-            rotations, kind = ((cos[last.read], sin[last.read]), (cos, sin)), last.kinds[0]
-        projected = self.q_proj(asking), self.k_proj(hidden_states), self.v_proj(hidden_states)
-        states = (each.view(each.shape[1], -1, self.head_dim) for each in projected)  # [0] has a dear gradient
-        scaling = self.scaling * (not hasattr(self, "equal_scores"))
-        settings = last or visibility, kind, scaling, softcap, self.softmax_dropout
-        return self.o_proj(CappedAttention.apply(*states, rotations, *settings).view(1, asking.shape[1], -1)), None
+            read, kind = last.read, last.kinds[0]
+            rotations = (cos[read], sin[read]), (cos, sin)
+        scaling = attention.scaling * (not hasattr(attention, "equal_scores"))  # a proof asks
+        states = AttentionSublayer.apply(
+            hidden_states.flatten(0, 1),  # the gradient of [0] would be filled with zeros first
+            self.input_layernorm.weight,
+            *(linear.weight for linear in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)),
+            self.post_attention_layernorm.weight,
+            (self.input_layernorm.eps, self.post_attention_layernorm.eps),
+            rotations,
+            read,
+            Setting(last or visibility, kind, scaling, getattr(attention, SOFTCAP), attention.softmax_dropout),
+        )
+        return FeedForwardSublayer.apply(
+            states,
+            self.pre_feedforward_layernorm.weight,
+            *(linear.weight for linear in (ffn.gate_proj, ffn.up_proj, ffn.down_proj)),
+            self.post_feedforward_layernorm.weight,
+            (self.pre_feedforward_layernorm.eps, self.post_feedforward_layernorm.eps),
+            ffn.output_dropout,
+        )[None]
 
 
-class Gemma2DecoderLayer(TheirGemma2DecoderLayer):
-    """A layer of Gemma 2; in the last one only tokens that are read go on behind the attention, `(1, read, dim)`."""
+def sublayers_written_out(layer: nn.Module, states: Tensor, visibility: Visibility) -> bool:
+    """Whether a layer may run `AttentionSublayer` and `FeedForwardSublayer`: where all of it is as Gemma 2 has it.
 
-    def forward(self, hidden_states: Tensor, **keywords: Any) -> Tensor:
-        last = last_of(self.self_attn, keywords.get("visibility"))
-        if last is None:
-            return super().forward(hidden_states, **keywords)
-        attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **keywords)
-        states = hidden_states.index_select(1, last.read) + self.post_attention_layernorm(attended)
-        return states + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(states)))
-
-
-def go_on_alone(layer: nn.Module) -> bool:
-    """Whether only some tokens go on behind the attention of a layer: in the last one, if both modules are ours."""
-    return type(layer) is Gemma2DecoderLayer and type(layer.self_attn) is Gemma2Attention and layer.self_attn.is_last
+    Modules of LoRA, or hooks of somebody, run as they stand there. states: any with the dtype and device of the batch.
+    """
+    if type(layer) is not Gemma2DecoderLayer or layer._compiled_call_impl is not None:
+        return False
+    attention = layer.self_attn
+    if not written_out(states, getattr(attention, SOFTCAP, None), visibility, attention.softmax_dropout):
+        return False
+    parts = [*layer._modules.values(), *attention._modules.values(), *layer.mlp._modules.values()]
+    return tuple(map(type, parts)) == PARTS and all(map(_is_plain, parts)) and not _has_any_global_hook()
 
 
-def last_of(attention: Gemma2Attention, visibility: Visibility | None) -> Visibility | None:
-    """What only tokens that are read see, in the last layer."""
-    return visibility.last if visibility is not None and attention.is_last else None
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module is called as its class says, and multiplies with a plain matrix and nothing else."""
+    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
+    if isinstance(module, Linear) and (type(module.weight) not in (nn.Parameter, Tensor) or module.bias is not None):
+        return False
+    return (
+        "forward" not in vars(module)  # where accelerate puts its own
+        and module._compiled_call_impl is None
+        and all(getattr(hook, "__module__", None) in PASSED_OVER for each in hooks for hook in each.values())
+    )

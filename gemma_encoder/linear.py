@@ -46,10 +46,10 @@ def eager_in_float32_on_a_cpu(states: Tensor) -> bool:
     )
 
 
-def onednn_pays(multiplications: int, weight: Tensor) -> bool:
-    """Whether so large a product with a weight like this is faster in oneDNN; torch.backends.mkldnn switches it off."""
+def onednn_pays(multiplications: int, matrix: Tensor) -> bool:
+    """Whether so large a product with a matrix like this is faster in oneDNN; torch.backends.mkldnn switches it off."""
     return (
-        eager_in_float32_on_a_cpu(weight)
+        eager_in_float32_on_a_cpu(matrix)
         and multiplications >= LEAST.get(_family(), math.inf)
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
@@ -70,6 +70,33 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
 
 
+def multiplied(states: Tensor, weight: Tensor) -> Tensor:
+    """`x W^T`, of `(tokens, in)` and `(out, in)`."""
+    if onednn_pays(states.numel() * len(weight), weight):
+        return product(states, weight)
+    return states @ weight.t()
+
+
+def of_states(gradient: Tensor, weight: Tensor, onto: Tensor | None = None) -> Tensor:
+    """`dx = dy W + onto`, of `(tokens, out)` and `(out, in)`; what it is added onto is used up."""
+    if not onednn_pays(gradient.numel() * weight.shape[1], weight):
+        return gradient @ weight if onto is None else onto.addmm_(gradient, weight)
+    if onto is None:
+        return product(gradient, weight.t())
+    return torch.ops.mkldnn._linear_pointwise.binary(gradient, onto, weight.t(), None, "add")
+
+
+def of_weight(gradient: Tensor, states: Tensor) -> Tensor:
+    """`dW = dy^T x`, of `(tokens, out)` and `(tokens, in)`: the narrower of the two is turned around for oneDNN."""
+    leaving, entering = gradient.shape[1], states.shape[1]
+    # turning around what is not narrow, or the result as well, takes longer than what oneDNN saves in halves
+    if not onednn_pays(gradient.numel() * entering, states) or (_family() == HALVES and leaving >= entering):
+        return gradient.t() @ states
+    if leaving <= entering:
+        return product(gradient.t().contiguous(), states.t())
+    return product(states.t().contiguous(), gradient.t()).t().contiguous()
+
+
 class Product(torch.autograd.Function):
     """`y = x W^T + b` and its gradients `dx = dy W`, `dW = dy^T x`, `db = sum(dy)`; x of shape `(..., dim)`."""
 
@@ -82,19 +109,12 @@ class Product(torch.autograd.Function):
     @once_differentiable  # a second gradient would take what was saved for constants
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         states, weight = ctx.saved_tensors
-        of_states = product(gradient, weight.t()) if ctx.needs_input_grad[0] else None
-        gradient, states = gradient.flatten(0, -2), states.flatten(0, -2)
-        of_weight = _of_weight(gradient, states) if ctx.needs_input_grad[1] else None
-        return of_states, of_weight, gradient.sum(dim=0) if ctx.needs_input_grad[2] else None
-
-
-def _of_weight(gradient: Tensor, states: Tensor) -> Tensor:
-    """`dy^T x`, of `(tokens, out)` and `(tokens, in)`: the narrower of the two is turned around for oneDNN."""
-    if _family() == HALVES:  # turning around takes longer than what oneDNN saves
-        return gradient.t() @ states
-    if gradient.shape[1] <= states.shape[1]:
-        return product(gradient.t().contiguous(), states.t())
-    return product(states.t().contiguous(), gradient.t()).t().contiguous()
+        shape, gradient, states = states.shape, gradient.flatten(0, -2), states.flatten(0, -2)
+        return (
+            of_states(gradient, weight).view(shape) if ctx.needs_input_grad[0] else None,
+            of_weight(gradient, states) if ctx.needs_input_grad[1] else None,
+            gradient.sum(dim=0) if ctx.needs_input_grad[2] else None,
+        )
 
 
 class Linear(nn.Linear):

@@ -19,21 +19,12 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 from transformers.utils import can_return_tuple
 
 from gemma_encoder.attention import IMPLEMENTATION, choose_biases, new_adaptation
-from gemma_encoder.capped import written_out
 from gemma_encoder.configuration import SETTINGS, GemmaEncoderConfig, planned_masks
 from gemma_encoder.dropout import add_dropout, dropout_rates
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.exchange import exchange
-from gemma_encoder.families import (
-    SOFTCAP,
-    attention_modules,
-    bos_id,
-    check_family,
-    check_implementation,
-    head_counts,
-    layers,
-)
-from gemma_encoder.gemma2 import go_on_alone
+from gemma_encoder.families import bos_id, check_family, check_implementation, head_counts, layers
+from gemma_encoder.gemma2 import sublayers_written_out
 from gemma_encoder.linear import onednn_pays, spare
 from gemma_encoder.loading import load_adapted, load_decoder
 from gemma_encoder.pooling import get_pooler, mean, slots_read
@@ -256,7 +247,9 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         }
         visibility = look(real, self.masks, self._dtype, self.config.unpadded, **settings)
         choose_biases(self.backbone, self.adaptation, visibility.kinds)
-        return visibility
+        found, weight = layers(self.backbone), self.get_input_embeddings().weight
+        alone = frozenset(id(layer) for layer in found if sublayers_written_out(layer, weight, visibility))
+        return replace(visibility, written_out=alone)
 
     def _spare(self, real: Tensor) -> int:
         """How many tokens a packed batch is filled up with, where its largest product is one for oneDNN."""
@@ -316,17 +309,14 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         )
 
     def _reading(self, visibility: Visibility, real: Tensor) -> Visibility:
-        """`visibility` with the tokens that the pooler reads, if these are not all."""
+        """`visibility` with the tokens that the pooler reads, if these are not all, and with what they see."""
         chosen = slots_read(self.config.pooling, real)
         if chosen is None:
             return visibility
         chosen = chosen[real] if self.config.unpadded else chosen.flatten()
-        read, last, layer = chosen.nonzero().flatten(), None, layers(self.backbone)[-1]
-        attention, weight = attention_modules(self.backbone)[-1], self.get_input_embeddings().weight
-        softcap = getattr(attention, SOFTCAP, None)
-        if go_on_alone(layer) and written_out(weight, softcap, visibility, attention.softmax_dropout):
-            last = look_from(visibility, read)
-        return replace(visibility, read=read, last=last)
+        read = chosen.nonzero().flatten()
+        alone = id(layers(self.backbone)[-1]) in visibility.written_out
+        return replace(visibility, read=read, last=look_from(visibility, read) if alone else None)
 
     def _to_slots(self, states: Tensor, real: Tensor) -> Tensor:
         """`(1, tokens, dim)` packed, or `(batch, seq, dim)` padded -> `(batch, seq, dim)` with zeros at pads."""

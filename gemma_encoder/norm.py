@@ -14,32 +14,42 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm as TheirGemmaR
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm as TheirGemma2RMSNorm
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm as TheirGemma3RMSNorm
 
+Saved = tuple[Tensor, Tensor, Tensor]  # n, s and 1 + w of the formula
 
-class RMSNorm(torch.autograd.Function):
-    """`y = (1 + w) n` with `n = x s`, `s = 1 / sqrt(mean(x^2) + eps)`, in float32; x and y of shape `(..., dim)`.
 
-    With `u = (1 + w) dy`: `dx = s (u - n mean(n u))` and `dw = sum(n dy)` over all but the last dimension.
+def normalised(states: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Saved]:
+    """`y = (1 + w) n` with `n = x s`, `s = 1 / sqrt(mean(x^2) + eps)`, x `(tokens, dim)`, and what its gradient needs.
+
     Source: Zhang and Sennrich 2019, equation 4; Gemma adds 1 to the weight.
     """
+    scale = torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + eps)
+    normed, factor = states * scale, 1.0 + weight
+    return normed * factor, (normed, scale, factor)
+
+
+def of_normalised(gradient: Tensor, saved: Saved) -> tuple[Tensor, Tensor]:
+    """`dx = s (u - n mean(n u))` with `u = (1 + w) dy`, and `n dy`, whose sum over all tokens is `dw`."""
+    normed, scale, factor = saved
+    inner = gradient * normed
+    along = (inner @ factor)[:, None]  # times the dimension
+    return (gradient * factor).addcmul_(normed, along, value=-1 / normed.shape[1]).mul_(scale), inner
+
+
+class RMSNorm(torch.autograd.Function):
+    """`normalised` in float32, of x of shape `(..., dim)` and any precision."""
 
     @staticmethod
     def forward(ctx, states: Tensor, weight: Tensor, eps: float) -> Tensor:
-        exact = states.float().flatten(0, -2)
-        scale = torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + eps)
-        normed, factor = exact * scale, 1.0 + weight.float()
-        ctx.save_for_backward(normed, scale, factor)
+        output, saved = normalised(states.float().flatten(0, -2), weight.float(), eps)
+        ctx.save_for_backward(*saved)
         ctx.types, ctx.shape = (states.dtype, weight.dtype), states.shape
-        return (normed * factor).type_as(states).view(states.shape)
+        return output.type_as(states).view(states.shape)
 
     @staticmethod
     @once_differentiable  # a second gradient would take what was saved for constants
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        normed, scale, factor = ctx.saved_tensors
-        of_states, of_weight = ctx.types
-        gradient, dim = gradient.float().reshape_as(normed), normed.shape[1]
-        inner = gradient * normed
-        along = (inner @ factor)[:, None]  # times the dimension
-        states = (gradient * factor).addcmul_(normed, along, value=-1 / dim).mul_(scale)
+        saved, (of_states, of_weight) = ctx.saved_tensors, ctx.types
+        states, inner = of_normalised(gradient.float().reshape_as(saved[0]), saved)
         weight = inner.sum(dim=0).to(of_weight) if ctx.needs_input_grad[1] else None
         return states.to(of_states).view(ctx.shape), weight, None
 

@@ -2,7 +2,7 @@
 
 The feed-forward block of the last layer computes each token by itself, so it is given these tokens alone, and the
 others pass it by with a zero in its place. The vectors, the loss and every gradient are those of the whole block.
-Where the attention of Gemma 2 is written out, only these tokens ask in the last one, and go on; see `gemma2`.
+Where the sublayers of Gemma 2 are written out, only these tokens ask in the last attention, and go on; see `gemma2`.
 """
 
 from __future__ import annotations

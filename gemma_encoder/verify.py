@@ -123,14 +123,16 @@ def layer_matrix(model: GemmaEncoderPreTrainedModel, ids: Tensor, padding: str =
 def _layer_influence(layer: nn.Module, args: tuple, kwargs: dict, attention: nn.Module, where: slice) -> Tensor:
     """Which tokens of the first row at `where` move which, through one call of `layer`: bool `(seq, seq)`.
 
-    What comes out of its attention counts too: the sum with the state that went in may round the difference away.
+    What comes out of its attention counts too, where that is a module that is called: the sum with the state that went
+    in may round the difference away, in half precision. See `gemma2` for where it is not.
     """
     hidden, *rest = args
     read: list[Tensor] = []
     hook = attention.register_forward_hook(lambda module, inputs, output: read.append(output[0][0, where]))
 
     def behind(state: Tensor) -> Tensor:
-        return torch.cat([layer(state, *rest, **kwargs)[0, where], read.pop()], dim=-1)
+        after = layer(state, *rest, **kwargs)[0, where]
+        return torch.cat([after, read.pop()], dim=-1) if read else after
 
     try:
         before, columns = behind(hidden), []

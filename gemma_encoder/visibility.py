@@ -94,6 +94,8 @@ class Visibility:
     read: the tokens (slots, when the batch travels padded), by number, whose states are read after the last layer; None
         for all.
     last: of the last layer, where only tokens that are read ask, and go on; None where all do.
+    written_out: the `id` of every layer whose sublayers run written out; decided here, as hooks may be gone when
+        activations are recomputed. See `gemma2`.
     adaptation: which of the adaptations of the decoder the batch is for; see attention.new_adaptation.
     spare: so many tokens of one more row, which nobody reads, follow those of the batch.
     """
@@ -109,6 +111,7 @@ class Visibility:
     return_weights: bool = False
     read: Tensor | None = None
     last: Visibility | None = None
+    written_out: frozenset[int] = frozenset()
     adaptation: int = 0
     spare: int = 0
 
@@ -126,9 +129,10 @@ class Visibility:
             repeats = self.heads // key.shape[1]
             return [[query], *([states.repeat_interleave(repeats, dim=1)] for states in (key, value))]
         queries, keys, values = (states[0].transpose(0, 1).flatten(0, 1) for states in (query, key, value))
-        queries = self.queries_of(Open.apply(queries, self.queries, self.query_slots))
-        opened = [self.keys_of(Open.apply(states, self.keys, self.key_slots)) for states in (keys, values)]
-        return [[part.unflatten(0, (-1, self.heads)) for part in each] for each in (queries, *opened)]
+        return [
+            self._rows(Open.apply(queries, self.queries, self.query_slots)),
+            *(self._rows(Open.apply(each, self.keys, self.key_slots)) for each in (keys, values)),
+        ]
 
     def close(self, rows: list[Tensor]) -> Tensor:
         """`(rows, heads, width, head_dim)` a group -> `(1, tokens, heads, head_dim)`, or `(batch, width, ...)`."""
@@ -142,24 +146,11 @@ class Visibility:
         """Query heads of all rows, queries and keys of every group."""
         return [(self.heads * rows, queries, keys) for rows, queries, keys in (group.shape for group in self.groups)]
 
-    @property
-    def pairs(self) -> list[int]:
-        """Pairs of a query and a key of every group, of all heads."""
-        return list(map(math.prod, self.shapes))
-
-    def queries_of(self, slots: Tensor) -> list[Tensor]:
-        """`(slots * heads, dim)` of queries -> `(rows * heads, queries, dim)` a group."""
-        parts = slots.split([rows * queries for rows, queries, _ in self.shapes])
-        return [part.view(rows, queries, -1) for part, (rows, queries, _) in zip(parts, self.shapes, strict=True)]
-
-    def keys_of(self, slots: Tensor) -> list[Tensor]:
-        """`(slots * heads, dim)` of keys or values -> `(rows * heads, keys, dim)` a group."""
-        parts = slots.split([rows * keys for rows, _, keys in self.shapes])
-        return [part.view(rows, keys, -1) for part, (rows, _, keys) in zip(parts, self.shapes, strict=True)]
-
-    def pairs_of(self, pairs: Tensor) -> list[Tensor]:
-        """`(pairs,)` -> `(rows * heads, queries, keys)` a group."""
-        return [part.view(shape) for part, shape in zip(pairs.split(self.pairs), self.shapes, strict=True)]
+    def _rows(self, slots: Tensor) -> list[Tensor]:
+        """`(slots * heads, dim)` -> `(rows, heads, width, dim)` a group."""
+        shapes = [(rows, self.heads, width) for rows, _, width in (group.shape for group in self.groups)]
+        parts = slots.split(list(map(math.prod, shapes)))
+        return [part.view(*shape, -1) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def split(lengths: Sequence[int]) -> list[list[int]]:

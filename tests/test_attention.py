@@ -23,9 +23,9 @@ from gemma_encoder.attention import (
     path,
     paths_taken,
 )
-from gemma_encoder.capped import CappedAttention
 from gemma_encoder.dropout import add_dropout
 from gemma_encoder.families import FAMILIES, attention_modules
+from gemma_encoder.gemma2 import AttentionSublayer
 from gemma_encoder.masks import and_masks, bidirectional, causal, window
 from gemma_encoder.visibility import look, split
 
@@ -231,7 +231,7 @@ def test_what_runs_is_what_the_table_says(
     ways = {
         "formula": (attention_module, "formula"),
         "sdpa": (F, "scaled_dot_product_attention"),
-        "written out": (CappedAttention, "apply"),
+        "written out": (AttentionSublayer, "apply"),
     }
     for name, (owner, function) in ways.items():
         spy = functools.partial(lambda name, call, *args, **kw: ran.append(name) or call(*args, **kw), name)

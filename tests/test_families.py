@@ -123,7 +123,10 @@ def test_every_layer_has_one_attention_and_one_feed_forward_module(tiny_decoder,
 PACKAGES = ("transformers", "peft", "sentence_transformers")
 IMPORTED = {
     "attention": ["AttentionInterface", "PreTrainedModel"],
-    "gemma2": ["models.gemma2.modeling_gemma2.Gemma2Attention", "models.gemma2.modeling_gemma2.Gemma2DecoderLayer"],
+    "gemma2": [
+        "activations.GELUTanh", "models.gemma2.modeling_gemma2.Gemma2Attention",
+        "models.gemma2.modeling_gemma2.Gemma2DecoderLayer", "models.gemma2.modeling_gemma2.Gemma2MLP",
+    ],
     "configuration": ["AutoConfig", "PreTrainedConfig", "configuration_utils.SubConfigSpec"],
     "dropout": ["PreTrainedModel"],
     "exchange": ["PreTrainedModel"],

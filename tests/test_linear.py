@@ -1,6 +1,7 @@
 """Linear layers multiplied by oneDNN: torch's own products and gradients, and rows that nobody reads beside a batch."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -118,16 +119,39 @@ def test_the_processor_is_known_by_its_family(monkeypatch, vendor, family, capab
     assert linear_module._family.__wrapped__() == expected
 
 
-def test_the_gradient_of_the_weight_stays_in_mkl_where_turning_around_does_not_pay(processor, products):
+@pytest.mark.parametrize(("shape", "expected"), [((8, 16), {25: 2, 26: 3}), ((16, 8), {25: 3, 26: 3})])
+def test_the_gradient_of_the_weight_stays_in_mkl_where_turning_around_does_not_pay(
+    processor, products, shape, expected
+):
     ran = {}
     for family in linear_module.LEAST:
         processor(family)
-        layer, states = Linear(8, 16), torch.randn(6, 8, requires_grad=True)
+        layer, states = Linear(*shape), torch.randn(6, shape[0], requires_grad=True)
         layer(states).sum().backward()
         ran[family] = len(products)
         products.clear()
-        torch.testing.assert_close(layer.weight.grad, states.detach().sum(dim=0).expand(16, -1))
-    assert ran == {25: 2, 26: 3}
+        torch.testing.assert_close(layer.weight.grad, states.detach().sum(dim=0).expand(shape[1], -1))
+    assert ran == expected
+
+
+@pytest.mark.parametrize("family", [None, 25, 26])
+@given(tokens=st.integers(1, 9), sizes=st.tuples(st.integers(1, 9), st.integers(1, 9)), seed=st.integers(0, 99))
+def test_products_and_gradients_by_themselves_are_those_of_torch(tokens, sizes, seed, family):
+    generator = torch.Generator().manual_seed(seed)
+    (entering, leaving), draw = sizes, partial(torch.randn, generator=generator, dtype=torch.float32)
+    states, weight, gradient = draw(tokens, entering), draw(leaving, entering), draw(tokens, leaving)
+    onto = draw(tokens, entering)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear_module, "_family", lambda: family)
+        patch.setattr(linear_module, "LEAST", dict.fromkeys(linear_module.LEAST, 0))
+        found = [
+            linear_module.multiplied(states, weight),
+            linear_module.of_states(gradient, weight),
+            linear_module.of_states(gradient, weight, onto.clone()),
+            linear_module.of_weight(gradient, states),
+        ]
+    expected = [states @ weight.t(), gradient @ weight, gradient @ weight + onto, gradient.t() @ states]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @given(st.integers(1, 20_000), st.integers(1, 300))

@@ -79,7 +79,6 @@ def test_threads_that_share_a_model_read_their_own_batches(tiny_decoder, make_ba
     """One waits inside the last layer, until the other has run a batch of another shape."""
     model = GemmaEncoder.from_decoder(tiny_decoder(), pooling="last").eval()
     batches = [make_batch(LENGTHS), make_batch([5, 11])]
-    alone = [model(*batch, only_pooled=True).pooler_output for batch in batches]
     main, inside, go = threading.current_thread(), threading.Event(), threading.Event()
 
     def hold(module, inputs):
@@ -88,6 +87,7 @@ def test_threads_that_share_a_model_read_their_own_batches(tiny_decoder, make_ba
             assert go.wait(60)
 
     attention_modules(model.backbone)[-1].register_forward_pre_hook(hold)
+    alone = [model(*batch, only_pooled=True).pooler_output for batch in batches]
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(lambda: model(*batches[1], only_pooled=True).pooler_output)
         assert inside.wait(60)
