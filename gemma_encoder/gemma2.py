@@ -175,9 +175,9 @@ class Gemma2DecoderLayer(TheirGemma2DecoderLayer):
         sin = sin.clone()
         sin[..., : attention.head_dim // 2].neg_()
         read, rotations, kind = None, ((cos, sin), (cos, sin)), attention.kinds[visibility.adaptation]
-        last = visibility.last if attention.is_last else None
-        if last is not None:
-            read, kind = last.read, last.kinds[0]
+        last = visibility.last
+        if last is not None and id(self) in last.written_out:
+            visibility, read, kind = last, last.read, last.kinds[0]
             rotations = (cos[read], sin[read]), (cos, sin)
         scaling = attention.scaling * (not hasattr(attention, "equal_scores"))  # a proof asks
         states = AttentionSublayer.apply(
@@ -188,7 +188,7 @@ class Gemma2DecoderLayer(TheirGemma2DecoderLayer):
             (self.input_layernorm.eps, self.post_attention_layernorm.eps),
             rotations,
             read,
-            Setting(last or visibility, kind, scaling, getattr(attention, SOFTCAP), attention.softmax_dropout),
+            Setting(visibility, kind, scaling, getattr(attention, SOFTCAP), attention.softmax_dropout),
         )
         return FeedForwardSublayer.apply(
             states,

@@ -314,9 +314,10 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         if chosen is None:
             return visibility
         chosen = chosen[real] if self.config.unpadded else chosen.flatten()
-        read = chosen.nonzero().flatten()
-        alone = id(layers(self.backbone)[-1]) in visibility.written_out
-        return replace(visibility, read=read, last=look_from(visibility, read) if alone else None)
+        read, last = chosen.nonzero().flatten(), None
+        if alone := visibility.written_out & {id(layers(self.backbone)[-1])}:
+            last = replace(look_from(visibility, read), written_out=alone)
+        return replace(visibility, read=read, last=last)
 
     def _to_slots(self, states: Tensor, real: Tensor) -> Tensor:
         """`(1, tokens, dim)` packed, or `(batch, seq, dim)` padded -> `(batch, seq, dim)` with zeros at pads."""

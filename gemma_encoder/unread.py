@@ -33,8 +33,6 @@ def skip_unread(backbone: PreTrainedModel) -> None:
     another thread, tells it again. Dropout on the output has to be there already: it acts on what was computed.
     """
     attention, ffn = attention_modules(backbone)[-1], ffn_modules(backbone)[-1]
-    for module in attention_modules(backbone):
-        module.is_last = module is attention  # its number may be that of a decoder with other layers
     if _tell in attention._forward_pre_hooks.values():  # a decoder that is adapted twice
         return
     attention.register_forward_pre_hook(_tell, with_kwargs=True)

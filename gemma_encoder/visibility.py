@@ -94,8 +94,8 @@ class Visibility:
     read: the tokens (slots, when the batch travels padded), by number, whose states are read after the last layer; None
         for all.
     last: of the last layer, where only tokens that are read ask, and go on; None where all do.
-    written_out: the `id` of every layer whose sublayers run written out; decided here, as hooks may be gone when
-        activations are recomputed. See `gemma2`.
+    written_out: the `id` of every layer whose sublayers run written out, in `last` that of the last one; decided once,
+        as hooks may be gone when activations are recomputed. See `gemma2`.
     adaptation: which of the adaptations of the decoder the batch is for; see attention.new_adaptation.
     spare: so many tokens of one more row, which nobody reads, follow those of the batch.
     """
