@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
 
-from gemma_encoder.capped import CAPPED, CappedAttention, Setting, note, written_out
+from gemma_encoder.capped import CAPPED, CappedAttention, Setting, attention_written_out, note
 from gemma_encoder.families import SOFTCAP, attention_modules
 from gemma_encoder.visibility import Visibility
 
@@ -107,7 +107,7 @@ def encoder_attention(
     ran = CAPPED if softcap is not None else "formula" if visibility.return_weights else "sdpa"
     note(module, ran)
     scaling *= not hasattr(module, "equal_scores")
-    if written_out(query, softcap, visibility, dropout):
+    if attention_written_out(query, softcap, visibility, dropout):
         states = (each[0].transpose(0, 1) for each in (query, key, value))
         setting = Setting(visibility, kind, scaling, softcap, dropout)
         return CappedAttention.apply(*states, setting)[None], None

@@ -133,7 +133,9 @@ class CappedAttention(torch.autograd.Function):
         return *of_attended(gradient, ctx.saved_tensors, ctx.key_shape, ctx.setting), None
 
 
-def written_out(states: Tensor, softcap: float | None, visibility: Visibility | None, dropout: nn.Module) -> bool:
+def attention_written_out(
+    states: Tensor, softcap: float | None, visibility: Visibility | None, dropout: nn.Module
+) -> bool:
     """Whether attention runs written out: a compiler joins operations by itself, and a GPU was not measured."""
     return (
         visibility is not None

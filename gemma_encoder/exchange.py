@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
-from gemma_encoder.gemma2 import Gemma2DecoderLayer
+from gemma_encoder.gemma2 import Gemma2DecoderLayer, Gemma2RotaryEmbedding
 from gemma_encoder.linear import Linear
 from gemma_encoder.norm import Gemma2RMSNorm, Gemma3RMSNorm, GemmaRMSNorm
 
-CLASSES = (Gemma2DecoderLayer, GemmaRMSNorm, Gemma2RMSNorm, Gemma3RMSNorm, Linear)
+CLASSES = (Gemma2DecoderLayer, Gemma2RotaryEmbedding, GemmaRMSNorm, Gemma2RMSNorm, Gemma3RMSNorm, Linear)
 OURS = {kind.__bases__[-1]: kind for kind in CLASSES}
 
 

@@ -16,11 +16,12 @@ from torch.nn.modules.module import _has_any_global_hook
 from transformers.activations import GELUTanh
 from transformers.models.gemma2.modeling_gemma2 import Gemma2Attention, Gemma2MLP
 from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer as TheirGemma2DecoderLayer
+from transformers.models.gemma2.modeling_gemma2 import Gemma2RotaryEmbedding as TheirGemma2RotaryEmbedding
 
-from gemma_encoder.capped import CAPPED, Setting, attended, note, of_attended, written_out
+from gemma_encoder.capped import CAPPED, Setting, attended, attention_written_out, note, of_attended
 from gemma_encoder.dropout import Dropout
 from gemma_encoder.families import SOFTCAP
-from gemma_encoder.linear import Linear, multiplied, of_states, of_weight
+from gemma_encoder.linear import Linear, eager_in_float32_on_a_cpu, multiplied, of_states, of_weight
 from gemma_encoder.norm import Gemma2RMSNorm, normalised, of_normalised
 from gemma_encoder.visibility import Visibility
 
@@ -34,11 +35,34 @@ PASSED_OVER = {"gemma_encoder.dropout", "gemma_encoder.unread", "transformers.ut
 def rotated(states: Tensor, rotation: Rotation, way: int = 1) -> Tensor:
     """`x cos + r(x) sin` with `r((a, b)) = (-b, a)` for the two halves of x; `way` -1 leads back.
 
-    states `(tokens, heads, head_dim)`, cos and sin `(tokens, 1, head_dim)`, the first half of sin negative.
+    states `(tokens, heads, head_dim)`, cos and sin of as many heads or of 1, the first half of sin negative.
     Source: Su et al. 2021, equation 34. Rounded as by transformers: not addcmul.
     """
     cos, sin = rotation
     return (states * cos).add_(states.roll(states.shape[-1] // 2, dims=-1).mul_(sin), alpha=way)
+
+
+class Angles(tuple):
+    """cos and sin of a batch, `(1, tokens, head_dim)`, as the decoder has them and as `rotated` reads them."""
+
+    def by_head(self, heads: int, key_heads: int) -> tuple[Rotation, Rotation]:
+        """For queries and for keys: on a CPU, to read one for every head takes longer.
+
+        Made once, by the first layer, for all, which have as many heads: later changes of `self` in place are not read.
+        """
+        if not hasattr(self, "made"):
+            cos, sin = (torch.cat(heads * [each[0, :, None]], dim=1) for each in self)
+            sin[..., : sin.shape[-1] // 2].neg_()
+            self.made = (cos, sin), (cos[:, :key_heads], sin[:, :key_heads])
+        return self.made
+
+
+class Gemma2RotaryEmbedding(TheirGemma2RotaryEmbedding):
+    """The angles of Gemma 2, which remember what is made of them."""
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        found = super().forward(x, position_ids)
+        return Angles(found) if eager_in_float32_on_a_cpu(x) else found
 
 
 class AttentionSublayer(torch.autograd.Function):
@@ -171,14 +195,14 @@ class Gemma2DecoderLayer(TheirGemma2DecoderLayer):
             return super().forward(hidden_states, **keywords)
         attention, ffn = self.self_attn, self.mlp
         note(attention, CAPPED)
-        cos, sin = (each.transpose(0, 1) for each in position_embeddings)
-        sin = sin.clone()
-        sin[..., : attention.head_dim // 2].neg_()
-        read, rotations, kind = None, ((cos, sin), (cos, sin)), attention.kinds[visibility.adaptation]
+        angles = position_embeddings if isinstance(position_embeddings, Angles) else Angles(position_embeddings)
+        rotations = angles.by_head(visibility.heads, attention.config.num_key_value_heads)
+        read, kind = None, attention.kinds[visibility.adaptation]
         last = visibility.last
         if last is not None and id(self) in last.written_out:
             visibility, read, kind = last, last.read, last.kinds[0]
-            rotations = (cos[read], sin[read]), (cos, sin)
+            (cos, sin), of_keys = rotations
+            rotations = (cos[read], sin[read]), of_keys
         scaling = attention.scaling * (not hasattr(attention, "equal_scores"))  # a proof asks
         states = AttentionSublayer.apply(
             hidden_states.flatten(0, 1),  # the gradient of [0] would be filled with zeros first
@@ -208,7 +232,7 @@ def sublayers_written_out(layer: nn.Module, states: Tensor, visibility: Visibili
     if type(layer) is not Gemma2DecoderLayer or layer._compiled_call_impl is not None:
         return False
     attention = layer.self_attn
-    if not written_out(states, getattr(attention, SOFTCAP, None), visibility, attention.softmax_dropout):
+    if not attention_written_out(states, getattr(attention, SOFTCAP, None), visibility, attention.softmax_dropout):
         return False
     parts = [*layer._modules.values(), *attention._modules.values(), *layer.mlp._modules.values()]
     return tuple(map(type, parts)) == PARTS and all(map(_is_plain, parts)) and not _has_any_global_hook()
@@ -216,11 +240,9 @@ def sublayers_written_out(layer: nn.Module, states: Tensor, visibility: Visibili
 
 def _is_plain(module: nn.Module) -> bool:
     """Whether a module is called as its class says, and multiplies with a plain matrix and nothing else."""
-    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
-    if isinstance(module, Linear) and (type(module.weight) not in (nn.Parameter, Tensor) or module.bias is not None):
+    if "forward" in vars(module) or module._compiled_call_impl is not None:  # accelerate puts its own there
         return False
-    return (
-        "forward" not in vars(module)  # where accelerate puts its own
-        and module._compiled_call_impl is None
-        and all(getattr(hook, "__module__", None) in PASSED_OVER for each in hooks for hook in each.values())
-    )
+    for hooks in (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks):
+        if hooks and any(getattr(hook, "__module__", None) not in PASSED_OVER for hook in hooks.values()):
+            return False
+    return type(module) is not Linear or (type(module.weight) in (nn.Parameter, Tensor) and module.bias is None)

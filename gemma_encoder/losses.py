@@ -26,7 +26,8 @@ def _check_shape(labels: Tensor, shape: torch.Size) -> None:
 def _check_classes(labels: Tensor, classes: int) -> None:
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise InputError(f"labels of type {labels.dtype} do not fit {classes} classes; valid: integers")
-    if labels.numel() and (labels.min() < 0 or labels.max() >= classes):
+    least, most = map(int, labels.aminmax()) if labels.numel() else (0, 0)
+    if least < 0 or most >= classes:
         wrong = labels[(labels < 0) | (labels >= classes)].unique().tolist()
         raise InputError(f"labels {wrong} do not fit; valid: 0 to {classes - 1}")
 
@@ -121,7 +122,7 @@ def _lists(scores: Tensor, labels: Tensor, list_mask: Tensor | None) -> tuple[Te
         raise InputError(f"list_mask of shape {tuple(real.shape)}; valid: {tuple(scores.shape)}")
     check_lists(real)
     good = labels.isfinite() & (labels >= 0) | ~real
-    check_rows(good.all(dim=1), "have a label that is no relevance", "finite graded relevances >= 0")
+    check_rows(good, "have a label that is no relevance", "finite graded relevances >= 0")
     return scores.float().masked_fill(~real, 0), labels.float().masked_fill(~real, 0), real
 
 

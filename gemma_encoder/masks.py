@@ -149,14 +149,19 @@ def layer_masks(attention: str, windows: Sequence[int | None], local_layers: str
     return [narrowed[pair] for pair in zip(bases, windows, strict=True)]
 
 
+def pairs(positions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What a mask is asked about every pair of tokens, of positions `(batch, seq)`; together `(batch, 1, seq, seq)`."""
+    batch = torch.arange(len(positions), device=positions.device).view(-1, 1, 1, 1)
+    return batch, torch.zeros_like(batch), positions[:, None, :, None], positions[:, None, None]
+
+
 def table(mask: Mask, positions: Tensor, keys: Tensor | None = None) -> Tensor:
     """Evaluate `mask` for every pair of tokens: bool `(batch, 1, seq, seq)`, True where query reads key.
 
     `positions (batch, seq)` holds each token's position in its row; `keys (batch, seq)` is False for slots that hold
     no token, which nobody may read.
     """
-    batch = torch.arange(len(positions), device=positions.device).view(-1, 1, 1, 1)
-    seen = mask(batch, torch.zeros_like(batch), positions[:, None, :, None], positions[:, None, None])
+    seen = mask(*pairs(positions))
     return seen if keys is None else seen & keys[:, None, None]
 
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
@@ -23,12 +23,12 @@ from gemma_encoder.configuration import SETTINGS, GemmaEncoderConfig, planned_ma
 from gemma_encoder.dropout import add_dropout, dropout_rates
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.exchange import exchange
-from gemma_encoder.families import bos_id, check_family, check_implementation, head_counts, layers
+from gemma_encoder.families import check_family, check_implementation, head_counts, layers
 from gemma_encoder.gemma2 import sublayers_written_out
+from gemma_encoder.inputs import check_bos, check_lengths, real_slots
 from gemma_encoder.linear import onednn_pays, spare
 from gemma_encoder.loading import load_adapted, load_decoder
-from gemma_encoder.pooling import get_pooler, mean, slots_read
-from gemma_encoder.rows import check_rows
+from gemma_encoder.pooling import get_pooler, slots_read
 from gemma_encoder.unread import skip_unread
 from gemma_encoder.visibility import Visibility, look, look_from
 
@@ -36,31 +36,6 @@ GRAPHS = 64  # of all layers of all models of a class; torch's 8 are soon used u
 # settings that are built into a model: changed in its configuration later, they would only be true of the checkpoint
 BUILT = ("attention", "local_layers", "pooling", "pooling_heads", "pooling_latents", "pooling_projections")
 BUILT += ("attention_dropout", "ffn_dropout")
-
-
-def _check_bos(input_ids: Tensor, real: Tensor, decoder: PreTrainedConfig) -> None:
-    """Refuse rows with a BOS behind their first token: many tokenizers put one before each text of a pair.
-
-    Where BOS and end of text are one token, a row that does not begin with it may hold it.
-    """
-    bos = bos_id(decoder)
-    if bos is None:
-        return
-    found = (input_ids == bos) & real
-    behind = found & (real.cumsum(dim=1) > 1)
-    again = behind.any(dim=1)
-    if bos == decoder.eos_token_id:
-        again &= (found & ~behind).any(dim=1)
-    check_rows(~again, "hold a BOS behind their first token", "one, in front, as predict() puts it")
-
-
-@torch.compiler.disable  # what it reads off the batch cannot be traced
-def _check_lengths(lengths: Tensor, decoder: PreTrainedConfig) -> None:
-    """Refuse rows of more tokens than the decoder has positions for."""
-    limit = getattr(decoder, "max_position_embeddings", None)
-    if limit is not None and (longest := int(lengths.max())) > limit:
-        what = f"hold more tokens than max_position_embeddings, the longest {longest}"
-        check_rows(lengths <= limit, what, f"up to {limit}")
 
 
 class GemmaEncoderPreTrainedModel(PreTrainedModel):
@@ -202,7 +177,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         if output_attentions is None:
             output_attentions = bool(self.config.output_attentions)
         real = self._real(input_ids, attention_mask)
-        _check_bos(input_ids, real, self.config.decoder)
+        check_bos(input_ids, real, self.config.decoder)
         visibility = self.look(real, output_attentions, fill=True)
         if only_pooled and not (output_hidden_states or self._compiles):
             visibility = self._reading(visibility, real)
@@ -212,7 +187,8 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
             read = output.last_hidden_state.flatten(0, 1)
             read = read[visibility.read] if visibility.last is None else read[: len(visibility.read)]
             read = read.unflatten(0, (len(real), -1))
-            return BaseModelOutputWithPooling(None, mean(read, read.new_ones(read.shape[:2])), None, attentions)
+            pooled = read.mean(dim=1, dtype=torch.promote_types(read.dtype, torch.float32)).to(read.dtype)
+            return BaseModelOutputWithPooling(None, pooled, None, attentions)
         states = self._to_slots(output.last_hidden_state, real)
         hidden = output.hidden_states and tuple(self._to_slots(state, real) for state in output.hidden_states)
         return BaseModelOutputWithPooling(states, self.pool(states, real), hidden, attentions)
@@ -272,23 +248,9 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
 
     def _real(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Which slots of a checked batch hold a token, `(batch, seq)`."""
-        if input_ids.dim() != 2 or not len(input_ids):
-            raise InputError(f"input_ids of shape {tuple(input_ids.shape)}; valid: (batch, seq), batch >= 1")
-        if input_ids.dtype not in (torch.int64, torch.int32):
-            raise InputError(f"input_ids of type {input_ids.dtype}; valid: torch.int64 or torch.int32")
         check_implementation(self.backbone, IMPLEMENTATION)
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        if mask.shape != input_ids.shape:
-            raise InputError(f"attention_mask of shape {tuple(mask.shape)}; valid: {tuple(input_ids.shape)}")
-        real = mask == 1
-        # of a mask that is added to scores, 0 where a token is, the pads would be read
-        check_rows((real | (mask == 0)).all(dim=1), "have an attention_mask of other values", "1 for a token, else 0")
-        check_rows(real.any(dim=1), "hold no token", "at least one token per row")
-        _check_lengths(real.sum(dim=1), self.config.decoder)
-        known = self.get_input_embeddings().num_embeddings
-        check_rows(
-            ((input_ids >= 0) & (input_ids < known) | ~real).all(dim=1), "hold an unknown id", f"0 to {known - 1}"
-        )
+        real = real_slots(input_ids, attention_mask, self.get_input_embeddings().num_embeddings)
+        check_lengths(real, self.config.decoder)
         return real
 
     def _pass(

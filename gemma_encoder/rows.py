@@ -14,9 +14,9 @@ from gemma_encoder.errors import InputError
 
 @torch.compiler.disable  # what it reads off the batch cannot be traced
 def check_rows(good: Tensor, what: str, valid: str) -> None:
-    """InputError naming the rows where `good (batch,)` is False: `rows [...] {what}; valid: {valid}`."""
+    """InputError naming the rows where `good (batch, ...)` is False: `rows [...] {what}; valid: {valid}`."""
     if not good.all():
-        raise InputError(f"rows {(~good).nonzero().flatten().tolist()} {what}; valid: {valid}")
+        raise InputError(f"rows {(~good).nonzero()[:, :1].unique().tolist()} {what}; valid: {valid}")
 
 
 def padded(

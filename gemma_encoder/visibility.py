@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gemma_encoder.masks import Mask, table
+from gemma_encoder.masks import Mask, pairs, table
 
 GROUP = 4000  # pairs of query and key that take as long as what every further group costs by itself, on a CPU
 
@@ -208,22 +208,22 @@ def look(
         positions = (real.cumsum(dim=1) - 1).where(real, 0)
         biases = [torch.where(table(mask, positions, real), 0.0, never) for mask in distinct]
         return Visibility([Group((*real.shape, real.shape[1]), biases)], kinds, positions, heads[0], **more)
-    lengths = F.pad(real.sum(dim=1), (0, int(spare > 0)), value=spare)
+    lengths = real.sum(dim=1)
+    if spare:
+        lengths = F.pad(lengths, (0, 1), value=spare)
     starts = lengths.cumsum(dim=0) - lengths
     # weights are asked for as one tensor, and a GPU computes pairs faster than it starts what a group needs
     order, parts = _one(lengths) if one_group or return_weights or real.is_cuda else _several(lengths)
     columns = torch.arange(parts[-1][2], device=real.device)
     filled = columns < lengths[order, None]
-    squares = [torch.where(table(mask, columns[None])[0, 0], 0.0, never) for mask in distinct]
+    asked = pairs(columns[None])
+    squares = [torch.where(mask(*asked)[0, 0], 0.0, never) for mask in distinct]
     beyond = torch.where(filled, 0.0, never)[:, None, None]
-    groups = [
-        Group(
-            (end - start, width, width),
-            [torch.minimum(square[:width, :width], beyond[start:end, ..., :width]) for square in squares],
-            order[start:end],
-        )
-        for start, end, width in parts
-    ]
+    groups = []
+    for start, end, width in parts:
+        ends = beyond[start:end, ..., :width]
+        biases = [torch.minimum(square[:width, :width], ends) for square in squares]
+        groups.append(Group((end - start, width, width), biases, order[start:end]))
     index = _index(filled, starts[order, None] + columns.where(filled, 0), parts, heads)
     tokens = len(index[2]) // heads[0]
     position_ids = torch.arange(tokens, device=real.device) - starts.repeat_interleave(lengths, output_size=tokens)
@@ -276,5 +276,5 @@ def _index(filled: Tensor, tokens: Tensor, parts: Parts, heads: tuple[int, int])
     real = [filled[start:end, None, :width].expand(-1, heads[0], -1) for start, end, width in parts]
     queries, real = (torch.cat([part.flatten() for part in each]) for each in (by_head, real))
     numbers = real.nonzero().flatten()
-    slots = torch.empty_like(numbers).index_copy(0, queries[numbers], numbers)
+    slots = torch.empty_like(numbers).index_copy_(0, queries[numbers], numbers)
     return queries, queries // (heads[0] // heads[1]), slots

@@ -158,6 +158,7 @@ def test_the_page_is_whole_and_holds_every_row(tmp_path):
     assert check_html(text) == []
     assert "differs" in text
     assert "a &lt;b&gt;" in text
+    assert "<code>kit, mean pooling</code>" in text
 
 
 def test_the_command_writes_the_rows_it_measured(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from torch import nn
 
 import gemma_encoder.visibility as visibility_module
 from gemma_encoder.attention import formula
-from gemma_encoder.capped import CappedAttention, Setting, written_out
+from gemma_encoder.capped import CappedAttention, Setting, attention_written_out
 from gemma_encoder.dropout import Dropout
 from gemma_encoder.masks import and_masks, bidirectional, causal, window
 from gemma_encoder.visibility import look, look_from
@@ -121,12 +121,12 @@ def test_what_comes_back_otherwise_than_it_was_saved_gives_the_same_gradient():
 def test_where_it_runs():
     states, real = torch.zeros(1, 3, 4), torch.ones(1, 3).bool()
     seen, dropout = look(real, [causal], torch.float32), Dropout(0.1)
-    assert written_out(states, 2.0, seen, dropout)
-    assert not written_out(states, None, seen, dropout)
-    assert not written_out(states, 2.0, seen, nn.Dropout(0.1)), "its noise is not known"
-    assert not written_out(states.bfloat16(), 2.0, seen, dropout)
-    assert not written_out(states.to("meta"), 2.0, seen, dropout)
-    assert not written_out(states, 2.0, look(real, [causal], torch.float32, unpadded=False), dropout)
-    assert not written_out(states, 2.0, look(real, [causal], torch.float32, return_weights=True), dropout)
+    assert attention_written_out(states, 2.0, seen, dropout)
+    assert not attention_written_out(states, None, seen, dropout)
+    assert not attention_written_out(states, 2.0, seen, nn.Dropout(0.1)), "its noise is not known"
+    assert not attention_written_out(states.bfloat16(), 2.0, seen, dropout)
+    assert not attention_written_out(states.to("meta"), 2.0, seen, dropout)
+    assert not attention_written_out(states, 2.0, look(real, [causal], torch.float32, unpadded=False), dropout)
+    assert not attention_written_out(states, 2.0, look(real, [causal], torch.float32, return_weights=True), dropout)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not written_out(states, 2.0, seen, dropout)
+        assert not attention_written_out(states, 2.0, seen, dropout)

@@ -126,6 +126,7 @@ IMPORTED = {
     "gemma2": [
         "activations.GELUTanh", "models.gemma2.modeling_gemma2.Gemma2Attention",
         "models.gemma2.modeling_gemma2.Gemma2DecoderLayer", "models.gemma2.modeling_gemma2.Gemma2MLP",
+        "models.gemma2.modeling_gemma2.Gemma2RotaryEmbedding",
     ],
     "configuration": ["AutoConfig", "PreTrainedConfig", "configuration_utils.SubConfigSpec"],
     "dropout": ["PreTrainedModel"],
@@ -152,6 +153,7 @@ IMPORTED = {
         "modeling_outputs.SequenceClassifierOutput", "modeling_outputs.TokenClassifierOutput", "utils.can_return_tuple",
     ],
     "inference": ["PreTrainedTokenizerBase"],
+    "inputs": ["PreTrainedConfig"],
     "loading": [
         "AutoConfig", "AutoModel", "AutoTokenizer", "PreTrainedConfig", "PreTrainedModel", "PreTrainedTokenizerBase",
         "utils.cached_file", "utils.extract_commit_hash", "utils.logging",
@@ -161,7 +163,7 @@ IMPORTED = {
         "peft.get_peft_model_state_dict",
     ],
     "model": [
-        "AutoConfig", "AutoModel", "PreTrainedConfig", "PreTrainedModel",
+        "AutoConfig", "AutoModel", "PreTrainedModel",
         "modeling_outputs.BaseModelOutput", "modeling_outputs.BaseModelOutputWithPooling", "utils.can_return_tuple",
     ],
     "norm": [

@@ -19,9 +19,11 @@ from gemma_encoder.errors import VisibilityError
 from gemma_encoder.exchange import OURS
 from gemma_encoder.families import FAMILIES, layers
 from gemma_encoder.gemma2 import (
+    Angles,
     AttentionSublayer,
     FeedForwardSublayer,
     Gemma2DecoderLayer,
+    Gemma2RotaryEmbedding,
     rotated,
     sublayers_written_out,
 )
@@ -45,7 +47,7 @@ def by_modules(monkeypatch):
 def plainly(monkeypatch):
     """Let every module run as transformers has it, attention by the formula."""
     by_modules(monkeypatch)
-    monkeypatch.setattr(attention_module, "written_out", lambda *args: False)
+    monkeypatch.setattr(attention_module, "attention_written_out", lambda *args: False)
 
 
 def watched(monkeypatch):
@@ -175,10 +177,30 @@ def test_states_are_rotated_as_by_the_decoder_and_back():
     states, angle = torch.randn(5, 3, 8), torch.randn(1, 5, 4)
     cos, sin = angle.cos().repeat(1, 1, 2), angle.sin().repeat(1, 1, 2)
     theirs, _ = apply_rotary_pos_emb(states.transpose(0, 1)[None], states.transpose(0, 1)[None], cos, sin)
-    signed = cos.transpose(0, 1), torch.cat([-angle.sin(), angle.sin()], dim=-1).transpose(0, 1)
-    ours = rotated(states, signed)
+    of_queries, of_keys = Angles((cos, sin)).by_head(3, 2)
+    ours = rotated(states, of_queries)
     assert torch.equal(ours, theirs[0].transpose(0, 1))
-    torch.testing.assert_close(rotated(ours, signed, -1), states)
+    assert torch.equal(rotated(states[:, :2], of_keys), ours[:, :2])
+    torch.testing.assert_close(rotated(ours, of_queries, -1), states)
+
+
+def test_angles_are_laid_out_once_for_all_layers(tiny_decoder, make_batch, monkeypatch):
+    laid_out = []
+    first = Angles.by_head
+    monkeypatch.setattr(Angles, "by_head", lambda *args: laid_out.append(first(*args)) or laid_out[-1])
+    model = GemmaEncoder.from_decoder(tiny_decoder())
+    laid_out.clear()
+    model(*make_batch(LENGTHS))
+    assert len(laid_out) == len(layers(model.backbone)) > 1
+    assert len(set(map(id, laid_out))) == 1
+
+
+def test_angles_of_another_rotation_are_taken_as_they_come(tiny_decoder, make_batch):
+    model = GemmaEncoder.from_decoder(tiny_decoder())
+    batch = make_batch(LENGTHS)
+    expected = model(*batch).pooler_output
+    model.backbone.rotary_emb.__class__ = Gemma2RotaryEmbedding.__bases__[0]
+    assert torch.equal(model(*batch).pooler_output, expected)
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
