@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import sys
 from collections.abc import Sequence
@@ -141,11 +142,18 @@ def write_report(rows: Sequence[Row], environment: dict[str, str], path: Path) -
     for part, some in by_part(rows).items():
         picture = _picture(part, some)
         table = table_html(frame(some).map(_dash), TITLES[part])
-        body.append(f'<h2>{TITLES[part]}</h2>\n<p>{ABOUT[part]}</p>\n{picture}\n<div class="wide">{table}</div>')
+        body.append(
+            f'<h2>{TITLES[part]}</h2>\n<p>{_prose(ABOUT[part])}</p>\n{picture}\n<div class="wide">{table}</div>'
+        )
     text = page("Benchmarks", "\n".join(body))
     if problems := check_html(text):
         raise RuntimeError(f"the page breaks the rules for reports: {'; '.join(problems)}")
     write_whole(path, text)
+
+
+def _prose(text: str) -> str:
+    """As HTML, what stands in backticks as code."""
+    return re.sub("`(.+?)`", r"<code>\1</code>", escape(text, quote=False))
 
 
 def _picture(part: str, rows: Sequence[Row]) -> str:
