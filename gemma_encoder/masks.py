@@ -149,7 +149,7 @@ def layer_masks(attention: str, windows: Sequence[int | None], local_layers: str
     return [narrowed[pair] for pair in zip(bases, windows, strict=True)]
 
 
-def pairs(positions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _pairs(positions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What a mask is asked about every pair of tokens, of positions `(batch, seq)`; together `(batch, 1, seq, seq)`."""
     batch = torch.arange(len(positions), device=positions.device).view(-1, 1, 1, 1)
     return batch, torch.zeros_like(batch), positions[:, None, :, None], positions[:, None, None]
@@ -161,13 +161,19 @@ def table(mask: Mask, positions: Tensor, keys: Tensor | None = None) -> Tensor:
     `positions (batch, seq)` holds each token's position in its row; `keys (batch, seq)` is False for slots that hold
     no token, which nobody may read.
     """
-    seen = mask(*pairs(positions))
+    seen = mask(*_pairs(positions))
     return seen if keys is None else seen & keys[:, None, None]
 
 
 def square(mask: Mask, length: int) -> Tensor:
     """The mask of one row of `length` tokens: bool `(length, length)`, rows are queries and columns are keys."""
-    return table(mask, torch.arange(length)[None])[0, 0]
+    return squares([mask], length)[0]
+
+
+def squares(masks: Sequence[Mask], length: int, device: torch.device | None = None) -> list[Tensor]:
+    """`square` of every mask; all are asked about the same pairs."""
+    asked = _pairs(torch.arange(length, device=device)[None])
+    return [mask(*asked)[0, 0] for mask in masks]
 
 
 def reach(masks: Sequence[Mask], length: int) -> Tensor:
@@ -177,8 +183,8 @@ def reach(masks: Sequence[Mask], length: int) -> Tensor:
     and the residual stream keeps every token's own past: `R_l = (M_l or I) R_{l-1}` in Boolean algebra, `R_0 = I`.
     """
     reached, steps = torch.eye(length), []
-    for mask in masks:
-        hop = (square(mask, length) | torch.eye(length, dtype=torch.bool)).float()
+    for seen in squares(masks, length):
+        hop = (seen | torch.eye(length, dtype=torch.bool)).float()
         reached = (hop @ reached > 0).float()
         steps.append(reached.bool())
     return torch.stack(steps)

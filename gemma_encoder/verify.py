@@ -20,7 +20,7 @@ from gemma_encoder.configuration import planned_masks
 from gemma_encoder.errors import VisibilityError, check_choice
 from gemma_encoder.families import attention_modules, layers
 from gemma_encoder.inference import evaluating
-from gemma_encoder.masks import reach, square
+from gemma_encoder.masks import reach, squares
 from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel, encoder_of
 
 PROBE_TOKENS = 8  # short enough for (tokens + 1) forward passes of a large model, long enough to show the pattern
@@ -173,7 +173,7 @@ def check_padding(model: GemmaEncoderPreTrainedModel, padding: str, tokens: int 
     encoder = encoder_of(model)
     config = encoder.config
     masks = planned_masks(config)  # not encoder.masks, which is what runs
-    alone = torch.stack([square(mask, tokens) | torch.eye(tokens, dtype=torch.bool) for mask in masks])
+    alone = torch.stack(squares(masks, tokens)) | torch.eye(tokens, dtype=torch.bool)
     others = _unlike(encoder, tokens + PADS + 1)
     ids = others[:tokens]
     with equal_scores(encoder):

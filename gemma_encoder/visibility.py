@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gemma_encoder.masks import Mask, pairs, table
+from gemma_encoder.masks import Mask, squares, table
 
 GROUP = 4000  # pairs of query and key that take as long as what every further group costs by itself, on a CPU
 
@@ -216,13 +216,12 @@ def look(
     order, parts = _one(lengths) if one_group or return_weights or real.is_cuda else _several(lengths)
     columns = torch.arange(parts[-1][2], device=real.device)
     filled = columns < lengths[order, None]
-    asked = pairs(columns[None])
-    squares = [torch.where(mask(*asked)[0, 0], 0.0, never) for mask in distinct]
+    alone = [torch.where(seen, 0.0, never) for seen in squares(distinct, len(columns), real.device)]
     beyond = torch.where(filled, 0.0, never)[:, None, None]
     groups = []
     for start, end, width in parts:
         ends = beyond[start:end, ..., :width]
-        biases = [torch.minimum(square[:width, :width], ends) for square in squares]
+        biases = [torch.minimum(square[:width, :width], ends) for square in alone]
         groups.append(Group((end - start, width, width), biases, order[start:end]))
     index = _index(filled, starts[order, None] + columns.where(filled, 0), parts, heads)
     tokens = len(index[2]) // heads[0]
