@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import torch
+import ctypes
+import os
+import sys
 
-LARGEST = 31 << 20  # bytes; glibc takes no more than 32 MiB for a sign of what is to come
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # as malloc.h numbers them
+BY_ENVIRONMENT = "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"
+KEPT = 1 << 30  # bytes
+LARGEST = 32 << 20  # bytes; glibc takes no more
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep up to 62 MiB of freed memory for its next tensors.
+    """Let this process keep up to 1 GiB of freed memory for its next tensors, those of more than 32 MiB left out.
 
-    Memory that goes back to the system comes again page by page, each cleared, several times in every layer. glibc
-    learns what to keep from the largest block that was freed: blocks of that size stay in the process, and up to twice
-    as much of them at the end of the heap. So one is taken and freed, which touches no page. Other C libraries do not
-    care. Source: mallopt(3), M_MMAP_THRESHOLD and M_TRIM_THRESHOLD.
+    Memory that goes back to the system comes again page by page, each cleared: all activations and gradients of a step
+    in the next one. What glibc keeps by itself depends on what was freed before, and on what happens to lie at the end
+    of the heap. Where the environment says what to keep, and in other C libraries, that stays. Source: mallopt(3).
     """
-    torch.empty(LARGEST, dtype=torch.uint8)
+    if sys.platform != "linux" or any(name in os.environ for name in BY_ENVIRONMENT):
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(MMAP_THRESHOLD, LARGEST)
+        library.mallopt(TRIM_THRESHOLD, KEPT)
