@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the kit against what anybody would use instead, in one run of some ten minutes.
+"""`python -m benchmarks`: the kit against what anybody would use instead, in one run of some forty minutes.
 
 Every part is on disk as soon as it is measured: a run that was interrupted goes on with the names of the parts that it
 lacks, and parts of an earlier run stay where they were measured in the same environment. `reproduce` takes minutes
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
 def measure(chosen: list[str], data: Path | None, quick: bool, out: Path) -> None:
     """Run the parts, and write what is known after each of them."""
     known = facts(data, quick)
-    keep_freed_memory()  # as a run of the kit does; what is compared shares this process
+    keep_freed_memory()  # as a run of the kit does; contenders of inference share this process
     for part in chosen:
         load, start = os.getloadavg()[0], time.monotonic()
         rows = PARTS[part](data, quick)

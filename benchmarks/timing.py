@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
 
 import torch
 
@@ -42,8 +46,10 @@ def clocked(call: Callable[[], object]) -> Callable[[], float]:
     return run
 
 
-def take_turns(contenders: Mapping[str, Callable[[], float]], budget: float) -> dict[str, list[float]]:
-    """Seconds of every contender, round by round, until `budget` seconds are gone; at least three rounds.
+def take_turns(
+    contenders: Mapping[str, Callable[[], float]], budget: float, least: int = LEAST_ROUNDS
+) -> dict[str, list[float]]:
+    """Seconds of every contender, round by round, until `budget` seconds are gone; at least `least` rounds.
 
     Each returns the seconds it took. One round is run before and not counted, and the order turns with every round:
     nobody always runs in the warm cache of the same neighbour.
@@ -55,9 +61,28 @@ def take_turns(contenders: Mapping[str, Callable[[], float]], budget: float) -> 
     for at in range(MOST_ROUNDS):
         for name in names[at % len(names) :] + names[: at % len(names)]:
             taken[name].append(contenders[name]())
-        if at + 1 >= LEAST_ROUNDS and time.perf_counter() - start > budget:
+        if at + 1 >= least and time.perf_counter() - start > budget:
             break
     return taken
+
+
+@contextmanager
+def own_processes(calls: Mapping[str, Callable[[], float]], preload: str) -> Iterator[dict[str, Callable[[], float]]]:
+    """The calls, each in a new process, which waits while others take their turns; `preload`: a module they need.
+
+    They start from a process that has imported this module and done nothing else.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload([preload])
+    with ExitStack() as stack:
+        yield {
+            name: partial(_result, stack.enter_context(ProcessPoolExecutor(1, context)), call)
+            for name, call in calls.items()
+        }
+
+
+def _result(process: ProcessPoolExecutor, call: Callable[[], float]) -> float:
+    return process.submit(call).result()
 
 
 def ratios(seconds: Sequence[float], reference: Sequence[float]) -> tuple[float, float, float]:

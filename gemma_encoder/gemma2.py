@@ -6,6 +6,8 @@ along them, takes longer than their arithmetic. And in the last layer, only toke
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -94,16 +96,14 @@ class AttentionSublayer(torch.autograd.Function):
         mixed, saved = attended(*map(rotated, (query, key), rotations), value, setting)
         mixed = mixed.flatten(1)
         result, behind = normalised(multiplied(mixed, o_proj), post_norm, epsilons[1])
-        ctx.save_for_backward(*before, *behind, *saved, normed, asking, mixed, q_proj, k_proj, v_proj, o_proj)
+        _keep(ctx, before, behind, saved, (normed, asking, mixed), (q_proj, k_proj, v_proj, o_proj))
         ctx.rotations, ctx.read, ctx.setting, ctx.key_shape = rotations, read, setting, key.shape
         return result.add_(states if read is None else states.index_select(0, read))
 
     @staticmethod
     @once_differentiable  # a second gradient would take what was saved for constants
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        kept = ctx.saved_tensors  # to be read once only, where activations are recomputed
-        before, behind, saved = kept[:3], kept[3:6], kept[6:13]
-        normed, asking, mixed, q_proj, k_proj, v_proj, o_proj = kept[13:]
+        before, behind, saved, (normed, asking, mixed), (q_proj, k_proj, v_proj, o_proj) = _kept(ctx)
         of_product, of_post_norm = of_normalised(gradient, behind)
         of_mixed = of_states(of_product, o_proj).view(len(mixed), ctx.setting.visibility.heads, -1)
         *of_rotated, of_value = of_attended(of_mixed, saved, ctx.key_shape, ctx.setting)
@@ -145,17 +145,13 @@ class FeedForwardSublayer(torch.autograd.Function):
         result = multiplied(inner, down_proj)
         noise = dropout.noise(result)
         result, behind = normalised(result if noise is None else result.mul_(noise), post_norm, epsilons[1])
-        ctx.save_for_backward(
-            *before, *behind, noise, normed, gate, up, activated, inner, gate_proj, up_proj, down_proj
-        )
+        _keep(ctx, before, behind, (noise, normed, gate, up, activated, inner), (gate_proj, up_proj, down_proj))
         return result.add_(states)
 
     @staticmethod
     @once_differentiable  # a second gradient would take what was saved for constants
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        kept = ctx.saved_tensors  # to be read once only, where activations are recomputed
-        before, behind = kept[:3], kept[3:6]
-        noise, normed, gate, up, activated, inner, gate_proj, up_proj, down_proj = kept[6:]
+        before, behind, (noise, normed, gate, up, activated, inner), (gate_proj, up_proj, down_proj) = _kept(ctx)
         of_product, of_post_norm = of_normalised(gradient, behind)
         if noise is not None:
             of_product.mul_(noise)
@@ -166,6 +162,18 @@ class FeedForwardSublayer(torch.autograd.Function):
         of_input, of_input_norm = of_normalised(of_normed, before)
         products = ((of_gate, normed), (of_up, normed), (of_product, inner))
         return of_input.add_(gradient), *_of_weights(ctx, of_input_norm, products, of_post_norm), None, None
+
+
+def _keep(ctx, *groups: Sequence[Tensor | None]) -> None:
+    """Save groups of tensors for the way back."""
+    ctx.sizes = [len(group) for group in groups]
+    ctx.save_for_backward(*chain(*groups))
+
+
+def _kept(ctx) -> list[Sequence[Tensor | None]]:
+    """What `_keep` saved, read once only, as activations may be recomputed for it."""
+    tensors = iter(ctx.saved_tensors)
+    return [list(islice(tensors, size)) for size in ctx.sizes]
 
 
 def _of_weights(

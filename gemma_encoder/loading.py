@@ -37,6 +37,7 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 LM_HEADS = ("lm_head.", "embed_out.", "decoder.", "head.")
 # settings that a checkpoint may be loaded with anew: they change how it runs and trains, not what it is
 CHANGEABLE = ("attention_dropout", "ffn_dropout", "ranking_loss", "text_columns", "unpadded")
+PLACES = ("revision", "cache_dir")  # what from_pretrained takes that says where a checkpoint is
 
 
 def hub_name(name: str) -> tuple[str, str | None]:
@@ -157,9 +158,9 @@ def _check_floating(backbone: PreTrainedModel) -> None:
             )
 
 
-def adapted_config(name: str | Path) -> PreTrainedConfig:
-    """The configuration of an adapted checkpoint; any other checkpoint is an InputError."""
-    config = load_with(AutoConfig.from_pretrained, name)
+def adapted_config(name: str | Path, **places: Any) -> PreTrainedConfig:
+    """The configuration of an adapted checkpoint; any other checkpoint is an InputError. places: some of PLACES."""
+    config = load_with(AutoConfig.from_pretrained, name, **places)
     if config.model_type != "gemma_encoder":
         kind = config.model_type
         raise InputError(f"checkpoint {str(name)!r} is a {kind!r}, not adapted yet; valid: what save_pretrained wrote")
@@ -174,7 +175,7 @@ def load_adapted(
     Weights of the checkpoint whose names start with one of `ignored` may be left over. Asking for another adaptation
     than that of the checkpoint is an InputError.
     """
-    has = adapted_config(name)
+    has = adapted_config(name, **{setting: kwargs[setting] for setting in PLACES if setting in kwargs})
     for setting in sorted(
         {*type(has).__annotations__, "num_labels"} - {*CHANGEABLE, "decoder", "sub_configs_defaults"}
     ):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from benchmarks import anatomy, contenders, gpu, gpu_attention, gpu_pretraining,
 from benchmarks.report import by_part, frame, markdown, render, write_report
 from benchmarks.reproduce import rows_of
 from benchmarks.targets import GPU_CASE, TARGETS, measured, verdicts
-from benchmarks.timing import LEAST_ROUNDS, MOST_ROUNDS, Row, ratios, take_turns
+from benchmarks.timing import LEAST_ROUNDS, MOST_ROUNDS, Row, own_processes, ratios, take_turns
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.pretrain import LENGTH
 from gemma_encoder.paths import ROOT
@@ -46,6 +47,26 @@ def test_contenders_take_turns_and_the_first_round_is_not_counted():
 
 def test_rounds_end_at_the_greatest_number_however_much_time_is_left():
     assert len(take_turns({"a": lambda: 1.0}, budget=1e9)["a"]) == MOST_ROUNDS
+
+
+def test_every_call_has_a_process_of_its_own():
+    with own_processes({"a": os.getpid, "b": os.getpid}, preload="benchmarks.timing") as processes:
+        first, again = ({name: call() for name, call in processes.items()} for _ in range(2))
+    assert first == again
+    assert len({os.getpid(), *first.values()}) == 3
+
+
+def test_contenders_are_trained_and_only_those_of_the_kit_keep_freed_memory(monkeypatch):
+    told = []
+    monkeypatch.setattr(training, "keep_freed_memory", lambda: told.append("kept"))
+    for name in (contenders.DYNAMIC, contenders.GROUPED, contenders.CROSS):
+        training.as_used(name)
+    assert told == []
+    training.as_used(contenders.KIT)
+    assert told == ["kept"]
+    turns = {"tiny": (contenders.KIT, contenders.GROUPED)}
+    rows = training.measure("tiny", "SST-2", turns, None, steps=1, starts=2, budget=0)
+    assert [(row.name, len(row.seconds), row.examples) for row in rows] == [(each, 2, 32) for each in turns["tiny"]]
 
 
 def test_ratios_are_taken_round_by_round():

@@ -213,6 +213,20 @@ def test_a_hub_model_is_taken_at_its_revision_also_from_an_earlier_download(hub,
     loading._commit.cache_clear()
 
 
+def test_an_adapted_checkpoint_is_read_where_from_pretrained_is_told(tiny_decoder, folder, tmp_path):
+    """An earlier download whose main branch holds a decoder, and whose v1 what was made of it."""
+    cache = tmp_path / "cache/models--owner--model"
+    (cache / "refs").mkdir(parents=True)
+    for name, commit in (("v1", FIRST), ("main", SECOND)):
+        (cache / "refs" / name).write_text(commit)
+    shutil.copytree(folder, cache / "snapshots" / SECOND)
+    GemmaEncoder.from_decoder(tiny_decoder(), pooling="last").save_pretrained(cache / "snapshots" / FIRST)
+    found = GemmaEncoder.from_pretrained("owner/model", revision="v1", cache_dir=cache.parent)
+    assert found.config.pooling == "last"
+    with pytest.raises(InputError, match="checkpoint 'owner/model' is a 'gemma2', not adapted yet"):
+        GemmaEncoder.from_pretrained("owner/model", cache_dir=cache.parent)
+
+
 def test_an_empty_revision_is_refused():
     valid = "owner/model@COMMIT, or owner/model"
     assert refused("owner/model@") == f"model 'owner/model@' has an empty revision; valid: {valid}"
