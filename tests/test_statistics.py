@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gemma_encoder.errors import InputError
-from gemma_encoder.reports.statistics import Paired, above, paired, seed_means, summary, verdict, words
+from gemma_encoder.reports.statistics import LEVEL, Paired, above, at_once, paired, seed_means, summary, verdict, words
 
 POINTS = st.lists(st.floats(0, 100).map(lambda x: round(x, 2)), min_size=2, max_size=12)
 
@@ -69,6 +69,15 @@ def test_pairs_are_matched_by_seed_not_by_position():
 def test_unequal_seeds_are_refused_by_name():
     with pytest.raises(InputError, match=r"\[0, 1\] and \[0, 2\]"):
         paired({0: 1.0, 1: 2.0}, {0: 1.0, 2: 2.0})
+
+
+def test_intervals_that_hold_at_once_are_those_of_bonferroni():
+    a, b = {0: 5.0, 1: 7.0, 2: 6.5}, {0: 4.0, 1: 5.0, 2: 5.5}
+    found = paired(a, b, level=at_once(12))
+    expected = stats.ttest_rel(list(a.values()), list(b.values())).confidence_interval(1 - 0.05 / 12)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert at_once(1) == LEVEL
+    assert found.low < paired(a, b).low < paired(a, b).high < found.high
 
 
 def test_words_claim_a_difference_only_if_zero_is_outside():

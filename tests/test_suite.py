@@ -16,6 +16,7 @@ from gemma_encoder.reports.suite import (
     suite_floor,
 )
 from gemma_encoder.reports.tables import display_table
+from gemma_encoder.tasks import get_task, task_names
 
 
 class Run:
@@ -95,6 +96,13 @@ def test_rows_are_shown_as_the_model_reads_them(capsys):
     assert said.count("<bos>") == 2
     assert "<bos>sentence1: " in said and " sentence2: " in said
     assert "<bos>premise: " in said and " choice: " in said
+    assert "does the second follow from the first" in said and "entailment" in said
+    assert "text 1" in said or "text 2" in said
+    assert "A built-in twin is a task of the form" in said
+
+
+def test_every_task_says_what_it_asks():
+    assert all(get_task(name).asks for name in task_names())
 
 
 def shown(capsys):

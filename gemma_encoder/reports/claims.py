@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from gemma_encoder.reports.published import MARKS, Published, value
-from gemma_encoder.reports.statistics import VERDICTS, Paired, paired, verdict, words
+from gemma_encoder.reports.statistics import LEVEL, VERDICTS, Paired, paired, verdict, words
 from gemma_encoder.reports.tables import UNKNOWN, difference, signed
 from gemma_encoder.reports.verdict import display_verdict
 
@@ -129,7 +129,9 @@ CLAIMS = {
     "mask, mean": _mask("mean"),
     "mask, mean, 9B": _mask("mean", "Gemma Encoder 9B", note="its pooler taken to be mean"),
     "mask, last": _mask("last", ours=True, note="our question"),
-    "pooling, last": _pooling("last", "Mean and last-token pooling do equally well", "equal", "last"),
+    "pooling, last": _pooling(
+        "last", "Mean and last-token pooling do equally well", "equal", "last", "that they do is our reading"
+    ),
     "pooling, query-probe": _probe("query probe"),
     "pooling, kv-probe": _probe("KV probe"),
     "pooling, best": Claim(
@@ -201,9 +203,9 @@ def sides(claim: Claim, scores: Mapping[str, pd.Series]) -> tuple[pd.Series, pd.
     return tuple(max(side, key=lambda series: series.mean()) for side in of)
 
 
-def compare(claim: Claim, scores: Mapping[str, pd.Series]) -> Paired:
+def compare(claim: Claim, scores: Mapping[str, pd.Series], level: float = LEVEL) -> Paired:
     """The difference of both sides of `claim`, paired by seed."""
-    return paired(*sides(claim, scores), claim.names)
+    return paired(*sides(claim, scores), claim.names, level)
 
 
 def beside(of: Paired, claim: Claim | None) -> dict[str, str]:

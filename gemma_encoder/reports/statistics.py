@@ -49,8 +49,8 @@ class Paired:
     fixed: bool = False  # the second is one value, the same for every seed
 
 
-def summary(values: Sequence[float]) -> Summary:
-    """Mean, standard deviation and 95 % interval of `values`, one per seed. InputError if empty or not finite."""
+def summary(values: Sequence[float], level: float = LEVEL) -> Summary:
+    """Mean, standard deviation and interval of `values`, one per seed. InputError if empty or not finite."""
     data = np.asarray(list(values), dtype=float)
     if data.size == 0 or not np.isfinite(data).all():
         raise InputError(f"a summary needs at least one finite value, received {data.tolist()}")
@@ -58,7 +58,7 @@ def summary(values: Sequence[float]) -> Summary:
     if n == 1:
         return Summary(mean, math.nan, math.nan, math.nan, 1)
     sd = float(data.std(ddof=1))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * sd / math.sqrt(n)
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * sd / math.sqrt(n)
     return Summary(mean, sd, mean - half, mean + half, n)
 
 
@@ -74,18 +74,23 @@ def seed_means(frame: pd.DataFrame, value: str = "score") -> pd.Series:
     return table["mean"].mean(axis=1)
 
 
-def paired(a: BySeed, b: BySeed, names: tuple[str, str] = ("the first", "the second")) -> Paired:
+def paired(a: BySeed, b: BySeed, names: tuple[str, str] = ("the first", "the second"), level: float = LEVEL) -> Paired:
     """Compare `a` with `b`, each a mapping seed -> points; the differences a - b are taken seed by seed."""
     a, b = dict(a.items()), dict(b.items())
     if a.keys() != b.keys():
         raise InputError(f"a paired comparison needs the same seeds, received {sorted(a)} and {sorted(b)}")
-    of = summary([a[seed] - b[seed] for seed in a])
+    of = summary([a[seed] - b[seed] for seed in a], level)
     return Paired(of.mean, of.low, of.high, of.n, names)
 
 
 def above(a: BySeed, fixed: float, names: tuple[str, str] = ("the first", "the second")) -> Paired:
     """Compare `a`, a mapping seed -> points, with a value that no seed changes, such as a floor."""
     return replace(paired(a, dict.fromkeys(a.keys(), fixed), names), fixed=True)
+
+
+def at_once(count: int) -> float:
+    """The level of each of `count` intervals that hold together at LEVEL, whatever their dependence (Bonferroni)."""
+    return 1 - (1 - LEVEL) / count
 
 
 def words(result: Paired, better: str = "higher") -> str:

@@ -12,7 +12,7 @@ from gemma_encoder.reports.claims import MODEL
 from gemma_encoder.reports.published import MARKS, Published, published, value
 from gemma_encoder.reports.statistics import Summary, seed_means, summary
 from gemma_encoder.reports.tables import UNKNOWN, difference, display_table
-from gemma_encoder.tasks import GLUE, SUPERGLUE, encode, get_task, load
+from gemma_encoder.tasks import GLUE, SUPERGLUE, Task, encode, get_task, load
 
 SHOWN = 160  # characters of a row
 LITERATURE = {"rte_superglue": "superglue_rte"}  # what the published numbers call a task
@@ -25,7 +25,7 @@ AVERAGE = {
 
 
 def display_rows(tasks: Sequence[str], data: str, model: str) -> None:
-    """Every task: one training row exactly as the model reads it, how many rows there are, and its metrics."""
+    """Every task: what it asks, one training row exactly as the model reads it with its answer, rows, and metrics."""
     tokenizer, rows = load_tokenizer(model), []
     for name in tasks:
         task, split = get_task(name), load(get_task(name), data)
@@ -34,14 +34,28 @@ def display_rows(tasks: Sequence[str], data: str, model: str) -> None:
         rows.append(
             {
                 "task": f"{task.title} ({origin(data)})",
+                "it asks": task.asks,
                 "a row": text if len(text) <= SHOWN else f"{text[:SHOWN]} …",
+                "its answer": _answer(task, split["train"][task.label_column][0]),
                 "texts a row": len(ids) if task.has_lists else 1,
                 "train": len(split["train"]),
                 "validation": ", ".join(str(len(part)) for key, part in split.items() if key != "train"),
                 "score": "mean of " * (len(task.metrics) > 1) + " and ".join(task.metrics),
             }
         )
-    display_table(pd.DataFrame(rows), "The tasks; a row as the model reads it, one BOS in front")
+    display_table(pd.DataFrame(rows), "The tasks; a row as the model reads it, behind BOS, which marks its beginning")
+    if data == "builtin":
+        print(
+            "A built-in twin is a task of the form of the one that it is called after, written by this kit about a "
+            "small world of its own: its scores say nothing of the original's."
+        )
+
+
+def _answer(task: Task, label: object) -> str:
+    """The label of a row, in words."""
+    if task.has_lists:
+        return f"text {label.index(max(label)) + 1}"
+    return task.labels[label] if task.labels else f"{label:g}"
 
 
 def display_suite(runs: pd.DataFrame, data: str) -> None:

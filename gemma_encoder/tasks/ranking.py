@@ -27,6 +27,7 @@ MSMARCO = register(
         also=("ndcg10", "recall10"),
         folder="msmarco",
         view="ranking",
+        asks="which passage answers the query",
         hub=HubSource("microsoft/ms_marco", "v1.1", "a47ee7aae8d7d466ba15f9f0bfac3b3681087b3a"),
     )
 )
@@ -42,6 +43,7 @@ TREC_DL = register(
         also=("mrr10", "recall10"),
         folder="msmarco",
         view="ranking",
+        asks="which passage answers the query",
         splits={"train": "trec_dl20", "validation": "trec_dl19"},
         relevant=2,  # grade 1 is "on topic, but no answer"
     )

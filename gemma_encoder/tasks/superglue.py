@@ -18,7 +18,7 @@ def _superglue(name: str, title: str, text_columns: tuple[str, ...], labels: tup
     return register(Task(name, "super_glue", title, text_columns=text_columns, labels=labels, hub=hub, **settings))
 
 
-BOOLQ = _superglue("boolq", "BoolQ", ("passage", "question"), NO_YES)
+BOOLQ = _superglue("boolq", "BoolQ", ("passage", "question"), NO_YES, asks="is the answer to the question yes")
 
 CB = _superglue(
     "cb",
@@ -26,9 +26,18 @@ CB = _superglue(
     ("premise", "hypothesis"),
     ("entailment", "contradiction", "neutral"),
     metrics=("accuracy", "macro_f1"),
+    asks="does the hypothesis follow from the premise, is it excluded, or may it be so",
 )
 
-COPA = _superglue("copa", "COPA", ("premise", "question", "choice"), (), kind="choice", view="copa")
+COPA = _superglue(
+    "copa",
+    "COPA",
+    ("premise", "question", "choice"),
+    (),
+    kind="choice",
+    view="copa",
+    asks="which choice is the cause of the premise, or its effect",
+)
 
 MULTIRC = _superglue(
     "multirc",
@@ -37,6 +46,7 @@ MULTIRC = _superglue(
     NO_YES,
     metrics=("f1a", "em_question"),
     view="multirc",
+    asks="is the answer right, one of several that may be",
     may_be_empty=("answer",),  # three rows of the official training split
 )
 
@@ -48,14 +58,29 @@ RECORD = _superglue(
     kind="choice",
     metrics=("f1_token", "em"),
     view="record",
+    asks="which name of the passage belongs in the gap of the query",
 )
 
 RTE = _superglue(
-    "rte_superglue", "RTE (SuperGLUE)", ("premise", "hypothesis"), ("entailment", "not_entailment"), config="rte"
+    "rte_superglue",
+    "RTE (SuperGLUE)",
+    ("premise", "hypothesis"),
+    ("entailment", "not_entailment"),
+    config="rte",
+    asks="does the hypothesis follow from the premise",
 )
 
-WIC = _superglue("wic", "WiC", ("sentence1", "sentence2", "word"), NO_YES, view="wic")
+WIC = _superglue(
+    "wic",
+    "WiC",
+    ("sentence1", "sentence2", "word"),
+    NO_YES,
+    view="wic",
+    asks="has the marked word the same meaning in both sentences",
+)
 
-WSC = _superglue("wsc", "WSC", ("text", "span1_text"), NO_YES, view="wsc")
+WSC = _superglue(
+    "wsc", "WSC", ("text", "span1_text"), NO_YES, view="wsc", asks="does the marked pronoun mean who is named"
+)
 
 SUPERGLUE = (BOOLQ, CB, COPA, MULTIRC, RECORD, RTE, WIC, WSC)

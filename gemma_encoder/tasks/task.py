@@ -35,6 +35,7 @@ class Task:
     may_be_empty: text columns in which the official data itself has empty texts.
     folder: where the task lies in a data folder, if not in `suite/name`.
     view: name of the view in `views.VIEWS` that makes these columns out of other ones on disk and on the hub.
+    asks: the question that a row puts, in words.
     relevant: the least grade that counts as relevant where a metric or a training list knows but two.
     """
 
@@ -55,6 +56,7 @@ class Task:
     also: tuple[str, ...] = ()
     folder: str = ""
     view: str = ""
+    asks: str = ""
     relevant: int = 1
 
     def __post_init__(self) -> None:
