@@ -119,7 +119,8 @@ def _chosen(args: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], dict[s
     pairs += [f"data={args.data_dir}"] if args.data_dir else []
     pairs += [f"model={args.model}"] if args.model else []
     if args.tasks:
-        tasks = tasks_in(args.data_dir or profile["data"]) if args.tasks == ["all"] else args.tasks
+        data = dict(pair.partition("=")[::2] for pair in pairs).get("data", profile["data"])
+        tasks = tasks_in(data) if args.tasks == ["all"] else args.tasks
         pairs.append(f"tasks=[{', '.join(tasks)}]")
     given = given_parameters(names, profile, pairs)
     return given, {**profile, **dict(pair.split("=", 1) for pair in pairs)}

@@ -56,6 +56,8 @@ class GemmaEncoderConfig(PreTrainedConfig):
         for name in SWITCHES:
             if type(getattr(self, name)) is not bool:
                 raise InputError(f"{name} {getattr(self, name)!r} is not valid; valid: True or False")
+        if not isinstance(self.decoder, (PreTrainedConfig, dict, type(None))):
+            raise InputError(f"decoder {self.decoder!r} is not valid; valid: the configuration of a decoder")
         _check_names(self.id2label, kwargs.get("num_labels"))
         super().__post_init__(**kwargs)
         problem = "regression" if self.num_labels == 1 else "single_label_classification"

@@ -6,8 +6,8 @@
     SentenceTransformer("vectors").encode(texts)  # equals embed(model, tokenizer, texts)
 
 Rows are built by a chat template that puts one BOS before the texts and the names of the columns before each, as
-`gemma_encoder.tokens` does. What differs is theirs: longer rows are cut without a word, and a special token that
-somebody typed becomes one.
+`gemma_encoder.tokens` does. What differs is theirs: rows longer than `max_length`, or than the decoder has positions
+for, are cut without a word, and a special token that somebody typed becomes one.
 """
 
 from __future__ import annotations
@@ -22,18 +22,26 @@ from transformers import PreTrainedTokenizerBase
 
 from gemma_encoder.errors import InputError
 from gemma_encoder.heads import GemmaEncoderWithPooledHead
+from gemma_encoder.inputs import positions
 from gemma_encoder.model import GemmaEncoderPreTrainedModel, encoder_of, has_lora
+from gemma_encoder.tokens import bos_ids
 
 
 def row_template(columns: tuple[str, ...] | list[str]) -> str:
     """The Jinja template of a row: `<bos>name: text name: text`, or `<bos>text text` without columns.
 
-    A tokenizer without BOS has its [CLS] there, as in `tokens.bos_ids`.
+    A tokenizer without BOS has its [CLS] there, as in `tokens.bos_ids`. Another number of texts than of columns raises.
     """
     prefix = f"{{{{ {json.dumps(list(columns))}[loop.index0] }}}}: " if columns else ""
     text = "{{ message['content'] | trim }}"
     each = f"{{% for message in messages %}}{{{{ ' ' if loop.index0 }}}}{prefix}{text}{{% endfor %}}"
-    return f"{{{{ bos_token or cls_token }}}}{each}"
+    return f"{_count_check(columns) if columns else ''}{{{{ bos_token or cls_token }}}}{each}"
+
+
+def _count_check(columns: tuple[str, ...] | list[str]) -> str:
+    valid = json.dumps(f" texts; valid: {len(columns)} ({', '.join(columns)})")
+    said = f"'a row has ' ~ messages | length ~ {valid}"
+    return f"{{% if messages | length != {len(columns)} %}}{{{{ raise_exception({said}) }}}}{{% endif %}}"
 
 
 def export_sentence_transformer(
@@ -55,7 +63,8 @@ def export_cross_encoder(
 ) -> None:
     """Write `folder` for `CrossEncoder(folder)`: the logits of `predict`, without a sigmoid.
 
-    A model without a head over rows, and a folder that is there already, are an InputError.
+    A model without a head over rows, and a folder that is there already, are an InputError. CrossEncoder takes lists of
+    pairs, and of rows of one text only one at a time: `predict(text)`.
     """
     from sentence_transformers import CrossEncoder
 
@@ -85,9 +94,12 @@ def _module(
 
     if Path(folder).exists():
         raise InputError(f"folder {str(folder)!r} is there already; valid: a new one")
+    least, most = len(bos_ids(tokenizer)) + 1, positions(encoder_of(model).config.decoder)
+    if type(max_length) is not int or max_length < least:
+        raise InputError(f"max_length {max_length!r} is not valid; valid: an integer >= {least}")
     tokenizer = deepcopy(tokenizer)
     tokenizer.chat_template = row_template(model.config.text_columns)
-    tokenizer.model_max_length = max_length
+    tokenizer.model_max_length = min(max_length, most or max_length)
     way = {"method": "forward", "method_output_name": output}
     name = "scores" if task == "sequence-classification" else "sentence_embedding"
     with tempfile.TemporaryDirectory() as checkpoint:

@@ -30,7 +30,7 @@ from transformers.utils import can_return_tuple
 
 from gemma_encoder.configuration import GemmaEncoderConfig
 from gemma_encoder.errors import InputError, check_choice
-from gemma_encoder.loading import adapted_config
+from gemma_encoder.loading import adapted_config, places
 from gemma_encoder.losses import (
     IGNORED,
     check_lists,
@@ -241,7 +241,7 @@ def class_of(name: str | Path, config: GemmaEncoderConfig) -> type[GemmaEncoderP
 
 def load_model(name: str | Path, **kwargs) -> GemmaEncoderPreTrainedModel:
     """An adapted checkpoint as the class that saved it; `kwargs` as for `from_pretrained`."""
-    return class_of(name, adapted_config(name)).from_pretrained(name, **kwargs)
+    return class_of(name, adapted_config(name, **places(kwargs))).from_pretrained(name, **kwargs)
 
 
 AutoModelForSequenceClassification.register(GemmaEncoderConfig, GemmaEncoderForSequenceClassification)

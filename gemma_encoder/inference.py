@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from gemma_encoder.errors import InputError
+from gemma_encoder.inputs import check_row_lengths
 from gemma_encoder.memory import keep_freed_memory
 from gemma_encoder.model import GemmaEncoderPreTrainedModel, encoder_of
 from gemma_encoder.progress import progress
@@ -184,7 +185,7 @@ def _rows(
     if isinstance(columns, str):
         raise InputError(f"columns {columns!r} is one name; valid: a list of names")
     columns = tuple(model.config.text_columns if columns is None else columns)
-    rows = [(row,) if isinstance(row, str) else tuple(row) for row in texts]
+    rows = [(row,) if isinstance(row, str) or not isinstance(row, Iterable) else tuple(row) for row in texts]
     for index, row in enumerate(rows):
         if columns and len(row) != len(columns):
             raise InputError(f"row {index} has {len(row)} texts; valid: {len(columns)} ({', '.join(columns)})")
@@ -196,4 +197,5 @@ def _rows(
     ids, cut = token_ids(rows, tokenizer, max_length, truncate, columns)
     if cut:
         warnings.warn(f"{cut} of {len(ids)} rows were cut to {max_length} tokens", stacklevel=3)
+    check_row_lengths([[row] for row in ids], encoder_of(model).config)
     return ids

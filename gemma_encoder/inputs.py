@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
 from gemma_encoder.errors import InputError
 from gemma_encoder.families import bos_id
+from gemma_encoder.pooling import check_least, parse_pooling
 from gemma_encoder.rows import check_rows
 
 
@@ -40,12 +43,33 @@ def _check_known(input_ids: Tensor, real: Tensor, known: int) -> None:
 @torch.compiler.disable  # what it reads off the batch cannot be traced
 def check_lengths(real: Tensor, decoder: PreTrainedConfig) -> None:
     """Refuse rows of more tokens than the decoder has positions for."""
-    limit = getattr(decoder, "max_position_embeddings", None)
-    if limit is None or real.shape[1] <= limit:
-        return
-    lengths = real.sum(dim=1)
+    limit = positions(decoder)
+    if limit is not None and real.shape[1] > limit:
+        _check_most(real.sum(dim=1), limit)
+
+
+def positions(decoder: PreTrainedConfig) -> int | None:
+    """How many tokens of a row the decoder has positions for; None where there is no limit."""
+    return getattr(decoder, "max_position_embeddings", None)
+
+
+def _check_most(lengths: Tensor, limit: int, of: str = "") -> None:
     what = f"hold more tokens than max_position_embeddings, the longest {int(lengths.max())}"
-    check_rows(lengths <= limit, what, f"up to {limit}")
+    check_rows(lengths <= limit, what, f"up to {limit}", of)
+
+
+def check_row_lengths(rows: Sequence[Sequence[Sequence[int]]], config: PreTrainedConfig, of: str = "") -> None:
+    """Refuse rows that the encoder of `config` would refuse for their length, before the first batch.
+
+    A batch numbers its rows by itself, and may come late. rows: the token ids of every text that a row puts to the
+    encoder; of: whose rows they are, for the error.
+    """
+    if not rows:
+        return
+    lengths = [[len(text) for text in row] for row in rows]
+    check_least(torch.tensor(list(map(min, lengths))), parse_pooling(config.pooling)[1], of)
+    if (limit := positions(config.decoder)) is not None:
+        _check_most(torch.tensor(list(map(max, lengths))), limit, of)
 
 
 def check_bos(input_ids: Tensor, real: Tensor, decoder: PreTrainedConfig) -> None:

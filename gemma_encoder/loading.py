@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -73,7 +74,9 @@ def checkpoint_path(name: str | Path) -> str:
 
 
 def _explain(name: str, local: bool, error: Exception) -> str:
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    # the first line says which value is wrong, the second why
+    said = " ".join(map(str.strip, lines)) if isinstance(error, StrictDataclassError) else lines[0]
     if local:
         return f"cannot load {name!r}: {said}; valid: a checkpoint in transformers' format"
     if DENIED.search(str(error)):
@@ -102,7 +105,7 @@ def load_with(loader: Callable[..., Any], name: str | Path, **kwargs: Any) -> An
         return loader(where, **kwargs)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
         raise InputError(_explain(str(name), local, error)) from error
     finally:
         logging.set_verbosity(verbosity)
@@ -158,13 +161,18 @@ def _check_floating(backbone: PreTrainedModel) -> None:
             )
 
 
-def adapted_config(name: str | Path, **places: Any) -> PreTrainedConfig:
-    """The configuration of an adapted checkpoint; any other checkpoint is an InputError. places: some of PLACES."""
-    config = load_with(AutoConfig.from_pretrained, name, **places)
+def adapted_config(name: str | Path, **where: Any) -> PreTrainedConfig:
+    """The configuration of an adapted checkpoint; any other checkpoint is an InputError. where: see `places`."""
+    config = load_with(AutoConfig.from_pretrained, name, **where)
     if config.model_type != "gemma_encoder":
         kind = config.model_type
         raise InputError(f"checkpoint {str(name)!r} is a {kind!r}, not adapted yet; valid: what save_pretrained wrote")
     return config
+
+
+def places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings of `from_pretrained` that say where a checkpoint is."""
+    return {setting: settings[setting] for setting in PLACES if setting in settings}
 
 
 def load_adapted(
@@ -175,7 +183,7 @@ def load_adapted(
     Weights of the checkpoint whose names start with one of `ignored` may be left over. Asking for another adaptation
     than that of the checkpoint is an InputError.
     """
-    has = adapted_config(name, **{setting: kwargs[setting] for setting in PLACES if setting in kwargs})
+    has = adapted_config(name, **places(kwargs))
     for setting in sorted(
         {*type(has).__annotations__, "num_labels"} - {*CHANGEABLE, "decoder", "sub_configs_defaults"}
     ):

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -44,6 +46,8 @@ def add_lora(model: GemmaEncoderPreTrainedModel, rank: int = 16, alpha: float = 
     """
     if type(rank) is not int or rank < 1:
         raise InputError(f"rank {rank!r} is not valid; valid: an integer >= 1")
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
+        raise InputError(f"alpha {alpha!r} is not valid; valid: a finite number > 0")
     check_rate("dropout", dropout)
     if isinstance(model, PeftModel) or has_lora(model):
         raise InputError(f"a {type(model).__name__} with an adapter; valid: a model without one, see merge_lora()")
@@ -97,27 +101,38 @@ def load_lora(folder: str | Path, decoder: str | Path | PreTrainedModel, trainab
     for name in (BASE, "config.json", "adapter_config.json", adapter.name):
         if not Path(folder, name).is_file():
             raise InputError(f"adapter folder {str(folder)!r} has no {name}; valid: what save_lora wrote")
-    facts = json.loads(Path(folder, BASE).read_text())
-    dtype = getattr(torch, facts["dtype"])
+    digest, dtype = _facts(folder)
     backbone = load_decoder(decoder, dtype)
     found = base_digest(backbone)
-    if found != facts["digest"]:
+    if found != digest:
         raise InputError(
-            f"adapter {str(folder)!r} belongs to a base of digest {facts['digest'][:12]}; this one has {found[:12]}"
+            f"adapter {str(folder)!r} belongs to a base of digest {digest[:12]}; this one has {found[:12]}"
         )
     config = adapted_config(folder)
     model = class_of(folder, config)(config, backbone=backbone)
     cast(model, dtype)
-    _check_whole(model, LoraConfig.from_pretrained(str(folder)))
     try:
+        _check_whole(model, LoraConfig.from_pretrained(str(folder)))
         loaded = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
         missing = sorted(get_peft_model_state_dict(loaded).keys() - load_file(adapter).keys())
     except KeyError as error:  # how PEFT says that a module it was to keep is not in the file
         missing = [str(error.args[0])]
+    except (ValueError, TypeError, SafetensorError) as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"cannot read the adapter in {str(folder)!r}: {said}; valid: what save_lora wrote") from error
     if missing:
         raise InputError(f"adapter {str(folder)!r} lacks weights for {type(model).__name__}: {', '.join(missing[:4])}")
     check_visibility(model, tokens=LOAD_TOKENS)
     return loaded
+
+
+def _facts(folder: str | Path) -> tuple[str, torch.dtype]:
+    """The digest and the precision of the base that the adapter in `folder` belongs to."""
+    try:
+        facts = json.loads(Path(folder, BASE).read_text())
+        return facts["digest"], getattr(torch, facts["dtype"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"cannot read {BASE} of adapter {str(folder)!r}; valid: what save_lora wrote") from error
 
 
 @torch.no_grad()

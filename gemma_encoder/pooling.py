@@ -62,10 +62,15 @@ def last_slots(mask: Tensor, k: int) -> Tensor:
 @torch.compiler.disable  # what it reads off the batch cannot be traced
 def _at_least(mask: Tensor, k: int) -> Tensor:
     real = mask.bool()
-    lengths = real.sum(dim=1)
-    if (shortest := int(lengths.min())) < k:
-        check_rows(lengths >= k, f"hold fewer than {k} tokens, the shortest {shortest}", "longer rows, or a smaller k")
+    check_least(real.sum(dim=1), k)
     return real
+
+
+def check_least(lengths: Tensor, k: int, of: str = "") -> None:
+    """Refuse rows of fewer than k tokens; `of`: whose rows they are, for the error."""
+    if (shortest := int(lengths.min())) < k:
+        what = f"hold fewer than {k} tokens, the shortest {shortest}"
+        check_rows(lengths >= k, what, "longer rows, or a smaller k", of)
 
 
 class _Probe(nn.Module):

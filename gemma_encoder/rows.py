@@ -11,12 +11,16 @@ from torch import Tensor
 
 from gemma_encoder.errors import InputError
 
+SHOWN = 8  # rows that an error names
+
 
 @torch.compiler.disable  # what it reads off the batch cannot be traced
-def check_rows(good: Tensor, what: str, valid: str) -> None:
-    """InputError naming the rows where `good (batch, ...)` is False: `rows [...] {what}; valid: {valid}`."""
+def check_rows(good: Tensor, what: str, valid: str, of: str = "") -> None:
+    """InputError naming the rows where `good (batch, ...)` is False: `{of}rows [...] {what}; valid: {valid}`."""
     if not good.all():
-        raise InputError(f"rows {(~good).nonzero()[:, :1].unique().tolist()} {what}; valid: {valid}")
+        bad = (~good).nonzero()[:, :1].unique().tolist()
+        more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        raise InputError(f"{of}rows {bad[:SHOWN]}{more} {what}; valid: {valid}")
 
 
 def padded(

@@ -255,6 +255,9 @@ def test_a_merged_model_can_be_trained_whatever_its_pooler_and_type(decoder, cap
     ("settings", "says"),
     [
         ({"rank": 0}, "rank 0 is not valid; valid: an integer >= 1"),
+        ({"alpha": float("nan")}, "alpha nan is not valid; valid: a finite number > 0"),
+        ({"alpha": 0}, "alpha 0 is not valid; valid: a finite number > 0"),
+        ({"alpha": "32"}, "alpha '32' is not valid; valid: a finite number > 0"),
         ({"dropout": 2.0}, r"dropout 2.0 is not valid; valid: a number in \[0, 1\)"),
     ],
 )
@@ -294,6 +297,23 @@ def test_another_base_is_refused(decoder, tmp_path):
         load_lora(tmp_path / "adapter", decoder("llama"))
     with pytest.raises(InputError, match=r"has no base\.json; valid: what save_lora wrote"):
         load_lora(tmp_path / "base", decoder())
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("base.json", "{}", "cannot read base.json of adapter"),
+        ("base.json", "{", "cannot read base.json of adapter"),
+        ("base.json", '{"digest": "0", "dtype": "float99"}', "cannot read base.json of adapter"),
+        ("adapter_config.json", "{", "cannot read the adapter in"),
+        ("adapter_model.safetensors", "cut off", "cannot read the adapter in"),
+    ],
+)
+def test_a_broken_file_of_an_adapter_is_one_line(decoder, tmp_path, file, content, says):
+    save_lora(with_adapter(decoder()), tmp_path)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(InputError, match=says):
+        load_lora(tmp_path, decoder())
 
 
 def test_an_adapter_without_its_head_is_refused(decoder, tmp_path):
@@ -375,6 +395,31 @@ def test_cross_encoder_ranks_as_we_do(decoder, tokenizer, tmp_path):
     ours = rank(model, tokenizer, "Who?", TEXTS)
     assert [hit["corpus_id"] for hit in theirs] == [index for index, _ in ours]
     assert [hit["score"] for hit in theirs] == pytest.approx([score for _, score in ours], abs=1e-5)
+
+
+def test_an_export_refuses_rows_of_another_number_of_texts(decoder, tokenizer, tmp_path):
+    model = adapted(GemmaEncoder, decoder(), text_columns=('the "first"', "second"))
+    export_sentence_transformer(model, tokenizer, tmp_path / "out")
+    loaded = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    torch.testing.assert_close(
+        torch.tensor(loaded.encode(PAIRS)), embed(model, tokenizer, PAIRS), atol=1e-5, rtol=0
+    )  # fmt: skip
+    with pytest.raises(Exception, match=r'a row has 1 texts; valid: 2 \(the "first", second\)'):
+        loaded.encode(["a"])
+
+
+def test_an_export_cuts_at_the_length_it_was_told_and_at_the_last_position(decoder, tokenizer, tmp_path):
+    model = adapted(GemmaEncoder, decoder())
+    limit = model.config.decoder.max_position_embeddings
+    for given, kept in ((7, 7), (limit + 9, limit)):
+        export_sentence_transformer(model, tokenizer, tmp_path / str(given), max_length=given)
+        loaded = SentenceTransformer(str(tmp_path / str(given)), device="cpu")
+        long = "a " * (limit + 20)
+        expected = embed(model, tokenizer, [long], max_length=kept, truncate=True)
+        torch.testing.assert_close(torch.tensor(loaded.encode([long])), expected, atol=1e-5, rtol=0)
+    for wrong in (-1, 1, 7.0):
+        with pytest.raises(InputError, match=f"max_length {wrong} is not valid; valid: an integer >= 2"):
+            export_sentence_transformer(model, tokenizer, tmp_path / "no", max_length=wrong)
 
 
 def test_an_export_changes_neither_tokenizer_nor_model_and_never_overwrites(decoder, tokenizer, tmp_path):

@@ -201,6 +201,13 @@ def test_what_finds_its_place_taken_is_kept_and_named(tmp_path):
     assert repr(str(kept)) in str(caught.value) and (kept / "weights").read_text() == "hours of work"
 
 
+def test_rows_too_short_for_the_pooler_are_named_before_an_update(tmp_path, monkeypatch):
+    """The built-in sst2 has rows of four tokens."""
+    monkeypatch.setattr(run_module.Trainer, "train", lambda *given, **settings: pytest.fail("trained first"))
+    with pytest.raises(InputError, match=r"^train rows \[[0-9, ]+\].* hold fewer than 9 tokens, the shortest "):
+        run(replace(SPEC, pooling="last-9"), tmp_path)
+
+
 def test_a_model_that_cannot_be_kept_costs_no_result(tmp_path, monkeypatch):
     def full(*given):
         raise OSError("disk full")

@@ -253,6 +253,8 @@ def test_truncation_is_asked_for_counted_and_keeps_both_texts(adapted, tokenizer
         ("one text", {}, r"texts 'one text' is one text; valid: a list"),
         (["a"], {"columns": ("premise", "hypothesis")}, r"row 0 has 1 texts; valid: 2 \(premise, hypothesis\)"),
         ([("a", "b")], {"columns": ("sentence",)}, r"row 0 has 2 texts; valid: 1 \(sentence\)"),
+        (["fine", None], {}, r"row 1 is None; valid: texts that are not empty"),
+        (["fine", float("nan")], {}, r"row 1 is nan; valid: texts that are not empty"),
         (["a"], {"batch_size": 0}, r"batch_size 0 is not valid; valid: an integer >= 1"),
         (["a"], {"batch_size": "2"}, r"batch_size '2' is not valid; valid: an integer >= 1"),
         (["a"], {"max_length": 9.5}, r"max_length 9.5 is not valid; valid for these texts: 2 or more"),
@@ -263,6 +265,19 @@ def test_truncation_is_asked_for_counted_and_keeps_both_texts(adapted, tokenizer
 def test_bad_input_is_named(adapted, tokenizer, texts, settings, says):
     with pytest.raises(InputError, match=says):
         predict(adapted(), tokenizer, texts, **settings)
+
+
+def test_rows_of_a_wrong_length_have_the_number_that_the_caller_knows(adapted, tokenizer):
+    texts = ["one two three four five six"] * 40
+    texts[37] = "one"
+    with pytest.raises(InputError, match=r"^rows \[37\] hold fewer than 5 tokens"):
+        predict(adapted(pooling="last-5"), tokenizer, texts)
+    model = adapted()
+    texts[3] = "one " * (model.encoder.config.decoder.max_position_embeddings + 1)
+    with pytest.raises(InputError, match=r"^rows \[3\] hold more tokens than max_position_embeddings"):
+        embed(model, tokenizer, texts, max_length=10**6)
+    with pytest.raises(InputError, match=r"^rows \[0, 1, 2, 3, 4, 5, 6, 7\] and 32 more hold fewer than 99 tokens"):
+        embed(adapted(pooling="first-99"), tokenizer, ["one"] * 40)
 
 
 def test_models_without_the_answer_are_named(adapted, tokenizer):

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification, loading
+from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification, load_model, loading
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.shapes import SHAPES, shape_of
 from gemma_encoder.families import ffn_modules
@@ -223,8 +223,27 @@ def test_an_adapted_checkpoint_is_read_where_from_pretrained_is_told(tiny_decode
     GemmaEncoder.from_decoder(tiny_decoder(), pooling="last").save_pretrained(cache / "snapshots" / FIRST)
     found = GemmaEncoder.from_pretrained("owner/model", revision="v1", cache_dir=cache.parent)
     assert found.config.pooling == "last"
+    assert load_model("owner/model", revision="v1", cache_dir=cache.parent).config.pooling == "last"
     with pytest.raises(InputError, match="checkpoint 'owner/model' is a 'gemma2', not adapted yet"):
         GemmaEncoder.from_pretrained("owner/model", cache_dir=cache.parent)
+
+
+def test_a_configuration_that_transformers_refuses_is_one_line(folder):
+    config = json.loads((folder / "config.json").read_text())
+    for wrong, says in (({"num_attention_heads": 3}, "not a multiple"), ({"hidden_size": "abc"}, "hidden_size")):
+        (folder / "config.json").write_text(json.dumps(config | wrong))
+        said = refused(folder)
+        assert said.startswith(f"cannot load {str(folder)!r}: ") and says in said
+        with pytest.raises(InputError, match="cannot load"):
+            shape_of(str(folder))
+
+
+def test_an_adapted_configuration_without_a_decoder_is_one_line(tiny_decoder, tmp_path):
+    GemmaEncoder.from_decoder(tiny_decoder()).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"decoder": "x"}))
+    with pytest.raises(InputError, match="decoder 'x' is not valid; valid: the configuration of a decoder"):
+        GemmaEncoder.from_pretrained(tmp_path)
 
 
 def test_an_empty_revision_is_refused():

@@ -153,6 +153,20 @@ def test_arrays_and_tensors_are_as_good_as_lists():
         ("sst2", [0.0, 1.0], [0, 1], "prediction 0.0 in row 0 (counted from 0); valid for sst2: integers from 0 to 1"),
         ("stsb", [1.0, np.nan], [1, 2], "prediction nan in row 1 (counted from 0); valid for stsb: finite numbers"),
         ("stsb", [1.0, 2.0], [np.inf, 2], "reference inf in row 0 (counted from 0); valid for stsb: finite numbers"),
+        (
+            "copa",
+            [0, -1],
+            [0, 1],
+            "prediction -1 in row 1 (counted from 0); valid for copa: a candidate's number, from 0",
+        ),
+        ("copa", [0.0], [1], "prediction 0.0 in row 0 (counted from 0); valid for copa: a candidate's number, from 0"),
+        ("record", [7], [["a"]], "prediction 7 in row 0 (counted from 0); valid for record: a text"),
+        (
+            "multirc",
+            [0.2],
+            [{"question": "0-0", "label": 1}],
+            "prediction 0.2 in row 0 (counted from 0); valid for multirc: integers from 0 to 1",
+        ),
         ("stsb", ["1", "2"], [1, 2], "prediction 1 in row 0 (counted from 0); valid for stsb: finite numbers"),
     ],
 )

@@ -128,6 +128,7 @@ def test_a_data_folder_is_planned_with_its_rows(planned, tmp_path):
         (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     said = planned("--notebooks", "05", "--tasks", "all", "--data-dir", str(tmp_path))
     assert said[0] == "runs       20: sst2"
+    assert planned("--notebooks", "05", "--tasks", "all", "--set", f"data={tmp_path}")[0] == said[0]
     assert planned("--notebooks", "08", "--data-dir", str(tmp_path), "--set", "glue_tasks=[sst2]")[0][-4:] == "sst2"
 
 

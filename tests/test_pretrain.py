@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gemma_encoder.errors import InputError
+from gemma_encoder.experiments import pretrain as pretrain_module
 from gemma_encoder.experiments.muon import Muon, orthogonal
 from gemma_encoder.experiments.pretrain import (
     CURVE,
@@ -91,6 +92,13 @@ def test_an_existing_folder_is_never_overwritten(folder):
         pretrain(folder)
     with pytest.raises(InputError, match="steps 0"):
         pretrain(folder.with_name("new"), stages=[Stage("full", steps=0, batch=1, peak=1e-3)])
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain_module, "make_tokenizer", lambda *given: pytest.fail("began first"))
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        pretrain(tmp_path / "file" / "out")
 
 
 def test_every_weight_has_one_optimizer():

@@ -2,8 +2,12 @@
 
 import nbformat
 import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import GPT2Config
 
 from gemma_encoder.errors import InputError
+from gemma_encoder.experiments.shapes import shape_of
 from gemma_encoder.profiles import load_profile
 from gemma_encoder.reports import notebooks
 from gemma_encoder.reports.notebooks import notebook_names
@@ -167,6 +171,15 @@ def test_what_a_notebook_cannot_be_given_is_refused_before_a_kernel_starts(name,
     with pytest.raises(InputError) as caught:
         check_inputs({name: parameters})
     assert says in str(caught.value)
+
+
+def test_a_model_that_cannot_be_adapted_is_refused_before_a_kernel_starts(tmp_path):
+    GPT2Config(n_layer=1, n_embd=8, n_head=2).save_pretrained(tmp_path)
+    save_file({"one": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="cannot adapt a 'gpt2' model; valid: "):
+        check_inputs({"05_causal_vs_bidirectional": {"model": str(tmp_path)}})
+    with pytest.raises(InputError, match="cannot adapt a 'gpt2' model; valid: "):
+        shape_of(str(tmp_path))
 
 
 def test_a_benchmark_takes_another_adaptation():

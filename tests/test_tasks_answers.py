@@ -1,6 +1,7 @@
 """Test splits without labels, diagnostic sets, and what a fine-tuned model sends to the servers."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from gemma_encoder.tasks import (
     sources,
     submit,
 )
+from gemma_encoder.tasks.submission import write_submission
 from gemma_encoder.tasks.task import Task
 
 PAIR = {"premise": "A b.", "hypothesis": "C d."}
@@ -41,6 +43,11 @@ def write(root, task: Task, split: str, rows: list[dict]):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return root
+
+
+def numbered(row: dict, at: int) -> dict:
+    """The row as number `at` of its split."""
+    return row | {"idx": row["idx"] | {list(row["idx"])[-1]: at}} if "idx" in row else row
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +90,7 @@ def test_the_builtin_test_splits_are_read():
 @pytest.mark.parametrize("name", UNLABELLED)
 def test_test_predictions_go_from_a_folder_to_a_file_of_the_server(name, model_for, tiny_tokenizer, tmp_path):
     task = get_task(name)
-    data = write(tmp_path, task, "test", [UNLABELLED[name]] * 3)
+    data = write(tmp_path, task, "test", [numbered(UNLABELLED[name], at) for at in range(3)])
     (path,) = submit(task, model_for(task), tiny_tokenizer, data, tmp_path / "out", max_length=64, truncate=True)
     assert path.name == f"{task.title}.{'tsv' if task.suite == 'glue' else 'jsonl'}"
     lines = path.read_text().splitlines()
@@ -100,6 +107,36 @@ def test_mnli_has_two_files(model_for, tiny_tokenizer, tmp_path):
     assert [path.name for path in paths] == ["MNLI-m.tsv", "MNLI-mm.tsv"]
     index, answer = paths[0].read_text().splitlines()[1].split("\t")
     assert index == "5" and answer in task.labels
+
+
+def test_rows_that_are_cut_are_counted_and_a_folder_that_cannot_be_written_is_refused_first(
+    model_for, tiny_tokenizer, tmp_path, monkeypatch
+):
+    task = get_task("sst2")
+    data = write(tmp_path, task, "test", [{"sentence": "a b c d e f g h", "label": -1}, {"sentence": "a", "label": -1}])
+    with pytest.warns(UserWarning, match="1 texts of sst2 were cut to 12 tokens"):
+        submit(task, model_for(task), tiny_tokenizer, data, tmp_path / "out", max_length=12, truncate=True)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(
+        sys.modules[submit.__module__], "answers", lambda *given, **settings: pytest.fail("answered first")
+    )
+    with pytest.raises(InputError, match="cannot be written"):
+        submit(task, model_for(task), tiny_tokenizer, data, tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "predictions", "indices", "says"),
+    [
+        ("copa", [7, 0], [0, 1], r"predictions \[7\] of copa; valid: 0 or 1"),
+        ("copa", ["x", 0], [0, 1], "prediction 'x' in row 0"),
+        ("record", [3], [{"passage": 0, "query": 7}], "prediction 3 in row 0 .*; valid for record: a text"),
+        ("sst2", [1, 0], [4, 4], "an index twice in 2 rows of sst2; valid: every row once"),
+    ],
+)
+def test_answers_that_a_task_has_not_are_written_nowhere(name, predictions, indices, says, tmp_path):
+    with pytest.raises(InputError, match=says):
+        write_submission(get_task(name), predictions, indices, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_answers_are_those_of_the_model(model_for, tiny_tokenizer):

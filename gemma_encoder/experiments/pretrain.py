@@ -23,6 +23,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFas
 
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.muon import Muon
+from gemma_encoder.paths import check_writable
 from gemma_encoder.tasks.world import documents
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -219,6 +220,7 @@ def pretrain(
     for stage in stages:
         if stage.steps < 1 or stage.batch < 1:
             raise InputError(f"steps {stage.steps} and batch {stage.batch}; valid: at least 1 each")
+    check_writable(out.parent)  # before hours of training, not after
     tokenizer = make_tokenizer(seed, vocab_size)
     model = make_decoder(len(tokenizer), seed, *shape)
     held_out = torch.stack(list(islice(packed(tokenizer, seed + 1, "validation"), 32)))

@@ -32,12 +32,14 @@ from transformers.trainer_callback import PrinterCallback
 from gemma_encoder.attention import paths_taken
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.spec import RunSpec
-from gemma_encoder.experiments.store import RUNS, RunResult, alone, check_writable, load, run_folder, save, whole_folder
+from gemma_encoder.experiments.store import RUNS, RunResult, alone, load, run_folder, save, whole_folder
 from gemma_encoder.experiments.watch import rows_of, watch
 from gemma_encoder.inference import CPU_SLOTS
+from gemma_encoder.inputs import check_row_lengths
 from gemma_encoder.loading import load_tokenizer
 from gemma_encoder.memory import keep_freed_memory
 from gemma_encoder.model import compile_layers, encoder_of
+from gemma_encoder.paths import check_writable
 from gemma_encoder.tasks import (
     collate,
     compute,
@@ -208,10 +210,15 @@ def _smaller_batch(longest: int, on_cpu: bool) -> int:
     return max(1, (min(slots, CPU_SLOTS) if on_cpu else slots) // OTHER_BATCH // longest)
 
 
+def _texts_of(features: Dataset) -> list[list[list[int]]]:
+    """The token ids of every text of every row: one, in lists one for each candidate."""
+    rows = features["input_ids"][:]
+    return [[row] for row in rows] if isinstance(rows[0][0], int) else rows
+
+
 def _rows_of(features: Dataset) -> list[list[int]]:
     """The token ids of every row, of lists of every candidate."""
-    rows = features["input_ids"][:]
-    return rows if isinstance(rows[0][0], int) else list(chain.from_iterable(rows))
+    return list(chain.from_iterable(_texts_of(features)))
 
 
 def _timing(seconds: float, tokens: int, trained: int) -> dict[str, float]:
@@ -271,6 +278,8 @@ def train(spec: RunSpec, working: Path) -> tuple[RunResult, list[dict], nn.Modul
     side = "left" if spec.padding == "left" else "right"  # an unpadded batch is packed by the model itself
     set_seed(spec.seed)
     model = adapted(spec)
+    for name, part in features.items():
+        check_row_lengths(_texts_of(part), encoder_of(model).config, of=f"{name} ")
     if spec.compiled:
         compile_layers(model)
 

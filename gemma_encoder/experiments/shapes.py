@@ -8,7 +8,8 @@ from pathlib import Path
 from transformers import AutoConfig, PreTrainedConfig
 
 from gemma_encoder.errors import InputError
-from gemma_encoder.loading import checkpoint_path, hub_name
+from gemma_encoder.families import check_family
+from gemma_encoder.loading import checkpoint_path, hub_name, load_with
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def config_of(model: str) -> PreTrainedConfig:
     """The configuration of a checkpoint folder, or one of the table; InputError for anything else."""
     folder = Path(checkpoint_path(model))
     if (folder / "config.json").is_file():
-        return AutoConfig.from_pretrained(folder)
+        return load_with(AutoConfig.from_pretrained, folder)
     shape = _listed(model)
     if shape is None:
         raise InputError(f"no shape is known of model {model!r}; valid: a checkpoint folder, {', '.join(SHAPES)}")
@@ -86,6 +87,7 @@ def shape_of(model: str) -> Shape:
     if listed := _listed(model):
         return listed
     config = config_of(model)
+    check_family(config)
     heads = config.num_attention_heads
     return Shape(
         layers=config.num_hidden_layers,

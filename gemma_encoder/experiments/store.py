@@ -18,7 +18,6 @@ from typing import IO
 
 import torch
 
-from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.loading import model_digest
 from gemma_encoder.paths import REPORTS, ROOT
@@ -90,16 +89,6 @@ def load(spec: RunSpec, root: Path = RUNS) -> RunResult | None:
     except (FileNotFoundError, ValueError, KeyError):
         return None
     return RunResult(spec, parts["metrics"], score, curve, parts["timing"], parts["environment"], folder)
-
-
-def check_writable(folder: Path) -> None:
-    """Make `folder` if it is not there; an InputError says why nothing can be written to it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"folder {str(folder)!r} cannot be written: {error.strerror}; valid: one that can") from None
 
 
 @contextmanager

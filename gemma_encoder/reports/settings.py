@@ -7,10 +7,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig
+
 from gemma_encoder.dropout import check_rate
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.experiments.spec import RunSpec
-from gemma_encoder.loading import checkpoint_path, model_digest
+from gemma_encoder.families import check_family
+from gemma_encoder.loading import checkpoint_path, load_with, model_digest
 from gemma_encoder.profiles import FIRST, KINDS, RANKING, SETTINGS, TASKS, check_settings, check_value, specs
 from gemma_encoder.reports.notebooks import Parameter, check, fits, parameters
 from gemma_encoder.tasks import get_task, load, tasks_in
@@ -69,11 +72,11 @@ def _ranking_data(added: Mapping[str, Any], found: Mapping[str, Parameter]) -> d
 def check_inputs(given: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse what the runs of notebooks would trip over, while it is still one line and no kernel has started.
 
-    `given` maps a notebook to the parameters that differ from its defaults. InputError for a model that is not there,
-    a task that is unknown or not in the data, a row that is not valid, an empty list of seeds, tasks or list sizes, and
-    settings that no run can have.
+    `given` maps a notebook to the parameters that differ from its defaults. InputError for a model that is not there or
+    cannot be adapted, a task that is unknown or not in the data, a row that is not valid, an empty list of seeds, tasks
+    or list sizes, and settings that no run can have.
     """
-    models, rows = set(), set()
+    models, controls, rows = set(), set(), set()
     for name, changed in given.items():
         values = {key: found.default for key, found in parameters(name).items()} | dict(changed)
         _check_parameters(name, values)
@@ -82,7 +85,8 @@ def check_inputs(given: Mapping[str, Mapping[str, Any]]) -> None:
         for key in ("seeds", "list_sizes", *TASKS):
             if values.get(key) == []:
                 raise InputError(f"{key} [] is empty; valid: at least one")
-        models |= {values.get("model", "tiny"), values.get("control") or "tiny"}
+        models.add(values.get("model", "tiny"))
+        controls.add(values.get("control") or "tiny")
         tasks = [task for key in TASKS for task in values.get(key, [])]
         if "data" in values and not tasks:
             tasks = [FIRST]
@@ -93,6 +97,8 @@ def check_inputs(given: Mapping[str, Mapping[str, Any]]) -> None:
             for size in values.get("list_sizes", [2]):
                 _check_spec(task, values, size)
     for model in models:
+        check_family(load_with(AutoConfig.from_pretrained, model))
+    for model in models | controls:
         if not Path(checkpoint_path(model)).is_dir():
             model_digest(model)  # asks the hub
     for task, data in rows:

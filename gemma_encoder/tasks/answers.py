@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from gemma_encoder.errors import InputError
+from gemma_encoder.paths import check_writable
 from gemma_encoder.tasks.diagnostics import Diagnostic
 from gemma_encoder.tasks.encode import encode
 from gemma_encoder.tasks.metrics import compute
@@ -40,7 +42,9 @@ def answers(
     found = (type(model).__name__, model.config.num_labels, tuple(model.config.text_columns))
     if found != wanted:
         raise InputError(f"a model of {found} does not answer {task.name}; valid: one fine-tuned for {wanted}")
-    encoded, _ = encode(rows, task, tokenizer, max_length, truncate)
+    encoded, cut = encode(rows, task, tokenizer, max_length, truncate)
+    if cut:
+        warnings.warn(f"{cut} texts of {task.name} were cut to {max_length} tokens", stacklevel=3)
     return predictions_of(task, logits_of(task, model, encoded, batch_size), rows)
 
 
@@ -48,6 +52,7 @@ def submit(
     task: Task, model: Head, tokenizer: PreTrainedTokenizerBase, data: str | Path, folder: Path, **settings: Any
 ) -> list[Path]:
     """Answer the test split of `task` (of MNLI both) and write the files that its server takes."""
+    check_writable(folder)  # before all rows are answered, not after
     files = []
     for split in test_splits(task):
         rows = load_test(task, data, split)
@@ -68,6 +73,8 @@ def diagnose(
 
     With `folder`, the file that the server takes is written there.
     """
+    if folder is not None:
+        check_writable(folder)
     task, rows = diagnostic.rows, load_test(diagnostic.rows, data)
     predictions = answers(task, model, tokenizer, rows, **settings)
     if folder is not None:

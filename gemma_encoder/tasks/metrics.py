@@ -7,6 +7,8 @@ Source: GLUE (Wang et al., 2018), section 3 and its reference code.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 from datasets import Value
@@ -100,6 +102,7 @@ def compute(task: Task, predictions: ArrayLike, references: ArrayLike) -> dict[s
         _check_scores(predictions, references)
     elif task.kind == "choice" or isinstance(next(iter(references), None), dict):
         _check_length(len(predictions), len(references))
+        check_answers(task, predictions)
     else:
         predictions, references = _checked_values(task, np.asarray(predictions), np.asarray(references))
     values: dict[str, float] = {}
@@ -154,6 +157,17 @@ def _checked_values(task: Task, predictions: NDArray, references: NDArray) -> tu
     check_values(task, "prediction", predictions)
     check_values(task, "reference", references)
     return predictions, references
+
+
+def check_answers(task: Task, predictions: Sequence[Any]) -> None:
+    """InputError naming the first of the predictions that `outputs.predictions_of` does not give for the task."""
+    if task.kind != "choice":
+        check_values(task, "prediction", np.asarray(predictions))
+        return
+    kind, valid = (str, "a text") if task.view == "record" else (Integral, "a candidate's number, from 0")
+    for row, answer in enumerate(predictions):
+        if isinstance(answer, bool) or not isinstance(answer, kind) or (kind is Integral and answer < 0):
+            raise InputError(f"prediction {answer!r} in row {row} (counted from 0); valid for {task.name}: {valid}")
 
 
 def check_values(task: Task, what: str, values: NDArray) -> None:

@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.tasks.diagnostics import DIAGNOSTICS
 from gemma_encoder.tasks.glue import GLUE
-from gemma_encoder.tasks.metrics import check_values
+from gemma_encoder.tasks.metrics import check_answers
 from gemma_encoder.tasks.superglue import SUPERGLUE
 from gemma_encoder.tasks.task import Task
 
@@ -43,8 +41,11 @@ def write_submission(
     check_choice("split", split, test_splits(task))
     if len(predictions) != len(indices):
         raise InputError(f"{len(predictions)} predictions for {len(indices)} rows; valid: one for every row")
-    if task.kind in ("classification", "regression"):
-        check_values(task, "prediction", np.asarray(predictions))
+    if len(set(map(str, indices))) < len(indices):
+        raise InputError(f"an index twice in {len(indices)} rows of {task.name}; valid: every row once")
+    check_answers(task, predictions)
+    if task.name == "copa" and (wrong := set(predictions) - {0, 1}):
+        raise InputError(f"predictions {sorted(wrong)} of copa; valid: 0 or 1")
     lines = _tsv(task, predictions, indices) if task.suite == "glue" else _jsonl(task, predictions, indices)
     part = {"test": "", "test_matched": "-m", "test_mismatched": "-mm"}[split]
     path = folder / f"{FILES[task.name]}{part}.{'tsv' if task.suite == 'glue' else 'jsonl'}"
