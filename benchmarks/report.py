@@ -44,10 +44,10 @@ ASKED = "What was asked, and what was measured"
 ABOUT = {
     "training": "Contenders took turns over the same rows, with the same weights, optimiser and precision, after their "
     "states on real tokens were found equal. Each has processes of its own, as where it is used, started several "
-    "times. All read the last token, as transformers' classifier does; `kit, mean pooling`, the kit's default, has a "
-    "row. Grouping by length sorts 50 batches at a time, as with thousands of rows. The factor is a contender's "
-    "seconds over those of the first row of its case: how many times faster that one is. Spread: least and greatest "
-    "of the rounds.",
+    "times; those of the kit keep freed memory, as its runs do. All read the last token, as transformers' classifier "
+    "does; `kit, mean pooling`, the kit's default, has a row. Grouping by length sorts 50 batches at a time, as with "
+    "thousands of rows. The factor is a contender's seconds over those of the first row of its case: how many times "
+    "faster that one is. Spread: least and greatest of the rounds.",
     "inference": "Tokenising is part of the time. Outputs were found equal first, but for the contenders with another "
     "head, whose decoder has the same weights.",
     "anatomy": "Forward and backward pass, clipping of the gradient, optimiser, and all else of a step of Trainer.",
