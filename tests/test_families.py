@@ -174,6 +174,7 @@ IMPORTED = {
     "tasks/encode": ["PreTrainedTokenizerBase"],
     "tokens": ["PreTrainedTokenizerBase"],
     "unread": ["PreTrainedModel"],
+    "reports/settings": ["AutoConfig"],
 }  # fmt: skip
 CONFIG = (
     "_attn_implementation",
