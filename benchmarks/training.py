@@ -58,7 +58,7 @@ def measure(
     gap = disagreement(shape, work(name, 4, data))
     if gap > ALIKE:
         raise RuntimeError(f"states differ by {gap:.1e} on {name}, {shape}: there is nothing to compare")
-    rows, table = rows_of(name, steps, data), []
+    rows, table = training_rows(name, steps, data), []
     for case, names in turns.items():
         taken: dict[str, list[float]] = {each: [] for each in names}
         for _ in range(starts):
@@ -81,7 +81,7 @@ def _epoch(*of: object) -> float:
 def _prepared(each: str, shape: str, name: str, data: Path | None, steps: int) -> Callable[[], Trainer]:
     """Contender `each` in this process, which is its own."""
     as_used(each)
-    return contender(each, shape, rows_of(name, steps, data), BATCH)
+    return contender(each, shape, training_rows(name, steps, data), BATCH)
 
 
 def as_used(each: str) -> None:
@@ -90,7 +90,7 @@ def as_used(each: str) -> None:
         keep_freed_memory()
 
 
-def rows_of(name: str, steps: int, data: Path | None) -> Work:
+def training_rows(name: str, steps: int, data: Path | None) -> Work:
     """The rows that all contenders train on."""
     return like_length(work(name, POOL * BATCH, data), steps)
 
@@ -113,7 +113,7 @@ def like_length(pool: Work, steps: int) -> Work:
 def training(data: Path | None, quick: bool) -> list[Row]:
     """All cases: everybody on SST-2 lengths; the short list where the rest would take too long."""
     if quick:
-        return measure("tiny", "SST-2", {"tiny, SST-2": (KIT, DYNAMIC, FULL, GROUPED, CROSS)}, data, 3, 1)
+        return measure("tiny", "SST-2", {"tiny, SST-2": (KIT, DYNAMIC, FULL, GROUPED, CROSS)}, data, 3, starts=1)
     table = []
     for shape, steps in STEPS.items():
         for name in MAX_LENGTH:

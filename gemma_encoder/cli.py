@@ -119,11 +119,15 @@ def _chosen(args: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], dict[s
     pairs += [f"data={args.data_dir}"] if args.data_dir else []
     pairs += [f"model={args.model}"] if args.model else []
     if args.tasks:
-        data = dict(pair.partition("=")[::2] for pair in pairs).get("data", profile["data"])
-        tasks = tasks_in(data) if args.tasks == ["all"] else args.tasks
+        tasks = tasks_in(_overridden(profile, pairs)["data"]) if args.tasks == ["all"] else args.tasks
         pairs.append(f"tasks=[{', '.join(tasks)}]")
     given = given_parameters(names, profile, pairs)
-    return given, {**profile, **dict(pair.split("=", 1) for pair in pairs)}
+    return given, _overridden(profile, pairs)
+
+
+def _overridden(profile: dict[str, Any], pairs: Sequence[str]) -> dict[str, Any]:
+    """A profile, and over it `key=value` texts, the last of a key."""
+    return {**profile, **dict(pair.partition("=")[::2] for pair in pairs)}
 
 
 def _reproduce(args: argparse.Namespace) -> int:

@@ -197,5 +197,5 @@ def _rows(
     ids, cut = token_ids(rows, tokenizer, max_length, truncate, columns)
     if cut:
         warnings.warn(f"{cut} of {len(ids)} rows were cut to {max_length} tokens", stacklevel=3)
-    check_row_lengths([[row] for row in ids], encoder_of(model).config)
+    check_row_lengths([[len(row)] for row in ids], encoder_of(model).config)
     return ids

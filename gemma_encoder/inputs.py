@@ -58,15 +58,14 @@ def _check_most(lengths: Tensor, limit: int, of: str = "") -> None:
     check_rows(lengths <= limit, what, f"up to {limit}", of)
 
 
-def check_row_lengths(rows: Sequence[Sequence[Sequence[int]]], config: PreTrainedConfig, of: str = "") -> None:
+def check_row_lengths(lengths: Sequence[Sequence[int]], config: PreTrainedConfig, of: str = "") -> None:
     """Refuse rows that the encoder of `config` would refuse for their length, before the first batch.
 
-    A batch numbers its rows by itself, and may come late. rows: the token ids of every text that a row puts to the
-    encoder; of: whose rows they are, for the error.
+    A batch numbers its rows by itself, and may come late. lengths: how many tokens every text has that a row puts to
+    the encoder; of: whose rows they are, for the error.
     """
-    if not rows:
+    if not lengths:
         return
-    lengths = [[len(text) for text in row] for row in rows]
     check_least(torch.tensor(list(map(min, lengths))), parse_pooling(config.pooling)[1], of)
     if (limit := positions(config.decoder)) is not None:
         _check_most(torch.tensor(list(map(max, lengths))), limit, of)

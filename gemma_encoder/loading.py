@@ -144,12 +144,18 @@ def load_decoder(decoder: str | Path | PreTrainedModel, dtype: torch.dtype) -> P
         for parameter in decoder.base_model.parameters():  # not `.to`, which would round the rotary frequencies too
             parameter.data = parameter.data.to(dtype)
         return decoder.base_model
-    config = load_with(AutoConfig.from_pretrained, decoder)
-    check_family(config)
+    config = decoder_config(decoder)
     settings = {"config": config, "dtype": dtype, "attn_implementation": IMPLEMENTATION}
     backbone = _load_weights(AutoModel.from_pretrained, decoder, LM_HEADS, **settings)[0]
     _check_floating(backbone)
     return backbone
+
+
+def decoder_config(name: str | Path) -> PreTrainedConfig:
+    """The configuration of a decoder of a supported family; any other checkpoint is an InputError."""
+    config = load_with(AutoConfig.from_pretrained, name)
+    check_family(config)
+    return config
 
 
 def _check_floating(backbone: PreTrainedModel) -> None:

@@ -410,7 +410,9 @@ def test_bfloat16_rounds_the_passes_and_keeps_the_weights(tmp_path):
 
 def test_the_spread_over_batches_is_that_of_the_scores():
     rows, usual = Dataset.from_dict({"input_ids": [[1, 2]]}), SimpleNamespace(score=81.25)
-    found = run_module._batch_spread(lambda batch_size: SimpleNamespace(score=80.5), usual, rows, False)
+    found = run_module._batch_spread(
+        lambda batch_size: SimpleNamespace(score=80.5), usual, run_module._lengths_of(rows), False
+    )
     assert found == "0.75"
 
 

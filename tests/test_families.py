@@ -174,7 +174,6 @@ IMPORTED = {
     "tasks/encode": ["PreTrainedTokenizerBase"],
     "tokens": ["PreTrainedTokenizerBase"],
     "unread": ["PreTrainedModel"],
-    "reports/settings": ["AutoConfig"],
 }  # fmt: skip
 CONFIG = (
     "_attn_implementation",

@@ -195,9 +195,11 @@ def _environment(model: Head) -> dict[str, str]:
     }
 
 
-def _batch_spread(evaluate: Callable[..., Evaluation], usual: Evaluation, rows: Dataset, on_cpu: bool) -> str:
+def _batch_spread(
+    evaluate: Callable[..., Evaluation], usual: Evaluation, lengths: list[list[int]], on_cpu: bool
+) -> str:
     """By how many points the score moves when the same rows are evaluated in other batches: by rounding alone."""
-    other = _smaller_batch(max(map(len, _rows_of(rows))), on_cpu)
+    other = _smaller_batch(max(chain.from_iterable(lengths)), on_cpu)
     return f"{abs(evaluate(batch_size=other).score - usual.score):.2f}"
 
 
@@ -210,15 +212,10 @@ def _smaller_batch(longest: int, on_cpu: bool) -> int:
     return max(1, (min(slots, CPU_SLOTS) if on_cpu else slots) // OTHER_BATCH // longest)
 
 
-def _texts_of(features: Dataset) -> list[list[list[int]]]:
-    """The token ids of every text of every row: one, in lists one for each candidate."""
+def _lengths_of(features: Dataset) -> list[list[int]]:
+    """How many tokens every text of every row has: one text, in lists one for each candidate."""
     rows = features["input_ids"][:]
-    return [[row] for row in rows] if isinstance(rows[0][0], int) else rows
-
-
-def _rows_of(features: Dataset) -> list[list[int]]:
-    """The token ids of every row, of lists of every candidate."""
-    return list(chain.from_iterable(_texts_of(features)))
+    return [[len(row)] for row in rows] if isinstance(rows[0][0], int) else [list(map(len, row)) for row in rows]
 
 
 def _timing(seconds: float, tokens: int, trained: int) -> dict[str, float]:
@@ -278,8 +275,9 @@ def train(spec: RunSpec, working: Path) -> tuple[RunResult, list[dict], nn.Modul
     side = "left" if spec.padding == "left" else "right"  # an unpadded batch is packed by the model itself
     set_seed(spec.seed)
     model = adapted(spec)
-    for name, part in features.items():
-        check_row_lengths(_texts_of(part), encoder_of(model).config, of=f"{name} ")
+    lengths = {name: _lengths_of(part) for name, part in features.items()}
+    for name, part in lengths.items():
+        check_row_lengths(part, encoder_of(model).config, of=f"{name} ")
     if spec.compiled:
         compile_layers(model)
 
@@ -306,7 +304,7 @@ def train(spec: RunSpec, working: Path) -> tuple[RunResult, list[dict], nn.Modul
     environment = _environment(model) | {name: str(value) for name, value in known.items()}
     if spec.precision == "bfloat16":
         on_cpu = model.device.type == "cpu"
-        environment["batch_spread"] = _batch_spread(evaluate, curve.last, features["validation"], on_cpu)
+        environment["batch_spread"] = _batch_spread(evaluate, curve.last, lengths["validation"], on_cpu)
 
     final = {name: curve.last if name == "validation" else evaluate(name) for name in references}
     metrics = joined({name: part.metrics for name, part in final.items()})
@@ -316,7 +314,7 @@ def train(spec: RunSpec, working: Path) -> tuple[RunResult, list[dict], nn.Modul
         for row, (prediction, label) in enumerate(zip(part.predictions, references[name], strict=True))
     ]
     points = [row for row in trainer.state.log_history if "validation_loss" in row]
-    timing = _timing(seconds, spec.epochs * sum(map(len, _rows_of(features["train"]))), curve.tokens)
+    timing = _timing(seconds, spec.epochs * sum(chain.from_iterable(lengths["train"])), curve.tokens)
     return RunResult(spec, metrics, score(task, metrics), points, timing, environment, Path(os.devnull)), answers, model
 
 

@@ -7,13 +7,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
 from gemma_encoder.dropout import check_rate
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.experiments.spec import RunSpec
-from gemma_encoder.families import check_family
-from gemma_encoder.loading import checkpoint_path, load_with, model_digest
+from gemma_encoder.loading import checkpoint_path, decoder_config, model_digest
 from gemma_encoder.profiles import FIRST, KINDS, RANKING, SETTINGS, TASKS, check_settings, check_value, specs
 from gemma_encoder.reports.notebooks import Parameter, check, fits, parameters
 from gemma_encoder.tasks import get_task, load, tasks_in
@@ -97,7 +94,7 @@ def check_inputs(given: Mapping[str, Mapping[str, Any]]) -> None:
             for size in values.get("list_sizes", [2]):
                 _check_spec(task, values, size)
     for model in models:
-        check_family(load_with(AutoConfig.from_pretrained, model))
+        decoder_config(model)
     for model in models | controls:
         if not Path(checkpoint_path(model)).is_dir():
             model_digest(model)  # asks the hub
