@@ -25,6 +25,7 @@ from benchmarks.stored import RESULTS, store
 from benchmarks.timing import Row
 from benchmarks.training import memory, training
 from benchmarks.tricks import tricks
+from benchmarks.workload import lacking
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.memory import keep_freed_memory
 from gemma_encoder.reports.index import environment
@@ -55,16 +56,23 @@ def facts(data: Path | None, quick: bool) -> dict[str, str]:
     """What a reader of the numbers has to know about the run; parts measured where these differ do not mix."""
     return environment() | {
         "processor": f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
-        "lengths": "real rows" if data else "lognormal fits, data/lengths.csv",
+        "lengths": _lengths(data),
         "size": "quick: a smoke test, not a measurement" if quick else "full",
     }
+
+
+def _lengths(data: Path | None) -> str:
+    fits = "lognormal fits, data/lengths.csv"
+    if data is None:
+        return fits
+    return "real rows" + "".join(f"; {name}: {fits}" for name in lacking(data))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, write `results.json`, `.csv`, `.md` and `report.html`; exit code 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"which of {', '.join(PARTS)}; if none is named, all but the last")
-    parser.add_argument("--data-dir", type=Path, help="folder of data sets for the lengths of real rows")
+    parser.add_argument("--data-dir", type=Path, help="folder of data sets: lengths of its real rows")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, about a minute: does everything run?")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     options = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
 """What is worked on: decoders of two shapes, and rows with the lengths of real tasks.
 
-    python -m benchmarks.workload FOLDER    # fits data/lengths.csv anew on the data sets of FOLDER
+    python -m benchmarks.workload FOLDER    # fits data/lengths.csv anew on the data sets of FOLDER, of those it has
 
 Lengths are characters of the rendered row over CHARACTERS_PER_TOKEN, as no decoder's tokenizer is at hand offline that
 was made for real text. What a row says changes nothing about its cost, so its words are drawn at random.
@@ -35,11 +35,13 @@ CHARACTERS_PER_TOKEN = 4.2
 SHORTEST, LONGEST = 4, 512  # tokens
 FILES = {
     "SST-2": ("glue/sst2/train.jsonl.gz", ("sentence",)),
+    "MNLI": ("glue/mnli/train.jsonl.gz", ("premise", "hypothesis")),
     "QNLI": ("glue/qnli/train.jsonl.gz", ("question", "sentence")),
     "BoolQ": ("super_glue/boolq/validation.jsonl.gz", ("passage", "question")),
     "MS MARCO": ("msmarco/trec_dl19.jsonl.gz", ("query", "passage")),
 }
-MAX_LENGTH = {"SST-2": 128, "QNLI": 128, "BoolQ": 256, "MS MARCO": 128}  # longer rows are cut, for everybody
+# longer rows are cut, for everybody
+MAX_LENGTH = {"SST-2": 128, "MNLI": 128, "QNLI": 128, "BoolQ": 256, "MS MARCO": 128}
 FITTED_ON = 20_000  # rows at most
 SIZES = {
     "30M": {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6},
@@ -101,7 +103,7 @@ def _words() -> list[str]:
 
 
 def work(name: str, rows: int, data: str | Path | None = None) -> Work:
-    """`rows` rows with the lengths of task `name`: real ones of the folder `data`, else of the recorded fit."""
+    """`rows` rows with the lengths of task `name`: real ones if the folder `data` has any, else of its fit."""
     lengths, source = np.array(sample(name, rows, data)), random.Random(rows)
     # the name of a column comes first: it is one token where no space stands before it, other words are several
     texts = [" ".join(["text", *source.choices(_words(), k=int(length) - 2)]) for length in lengths]
@@ -111,7 +113,7 @@ def work(name: str, rows: int, data: str | Path | None = None) -> Work:
 
 def sample(name: str, rows: int, data: str | Path | None = None) -> list[int]:
     """Lengths in tokens, BOS included, in an order that is the same at every call."""
-    if data is not None:
+    if data is not None and name not in lacking(data):
         tokens = [1 + characters / CHARACTERS_PER_TOKEN for characters in real_characters(name, data)]
         chosen = random.Random(1).sample(tokens, min(rows, len(tokens)))
     else:
@@ -121,15 +123,19 @@ def sample(name: str, rows: int, data: str | Path | None = None) -> list[int]:
     return [min(max(round(tokens), SHORTEST), MAX_LENGTH[name]) for tokens in chosen]
 
 
+def lacking(data: str | Path) -> list[str]:
+    """The tasks that a folder of data sets has no rows of; bad input if it has those of none."""
+    found = [name for name, (place, _) in FILES.items() if not (Path(data) / place).is_file()]
+    if len(found) == len(FILES):
+        valid = ", ".join(place for place, _ in FILES.values())
+        raise InputError(f"no data set in folder {Path(data).name!r}; valid: one with some of {valid}")
+    return found
+
+
 def real_characters(name: str, data: str | Path) -> list[int]:
     """Characters of the rows of a task as they are rendered, `column: text column: text`."""
     place, columns = FILES[name]
-    path = Path(data) / place
-    if not path.is_file():
-        raise InputError(
-            f"no {place} in data folder {Path(data).name!r}; valid: a folder that has it, or no --data-dir"
-        )
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
+    with gzip.open(Path(data) / place, "rt", encoding="utf-8") as lines:
         texts = islice((row for line in lines for row in _rows(json.loads(line))), FITTED_ON)
         return [len(" ".join(f"{column}: {row[column].strip()}" for column in columns)) for row in texts]
 
@@ -144,13 +150,16 @@ def _rows(record: dict) -> Iterator[dict]:
 
 
 def fit(data: str | Path) -> pd.DataFrame:
-    """The lognormal of the lengths of every task: mean and standard deviation of ln(tokens without BOS)."""
-    table = []
-    for name, (place, _) in FILES.items():
+    """The lognormal of the lengths of every task: mean and standard deviation of ln(tokens without BOS).
+
+    What the folder has no rows of keeps its recorded fit.
+    """
+    fits, absent = pd.read_csv(LENGTHS, index_col="task").to_dict("index"), lacking(data)
+    for name in (name for name in FILES if name not in absent):
         logs = [math.log(max(1.0, count / CHARACTERS_PER_TOKEN)) for count in real_characters(name, data)]
-        row = {"task": name, "log_mean": statistics.fmean(logs), "log_sd": statistics.stdev(logs), "rows": len(logs)}
-        table.append(row | {"fitted_on": place})
-    return pd.DataFrame(table).set_index("task").round(4)
+        found = {"log_mean": statistics.fmean(logs), "log_sd": statistics.stdev(logs), "rows": len(logs)}
+        fits[name] = found | {"fitted_on": FILES[name][0]}
+    return pd.DataFrame({name: fits[name] for name in FILES}).T.rename_axis("task").infer_objects().round(4)
 
 
 if __name__ == "__main__":

@@ -162,8 +162,23 @@ def test_real_lengths_are_those_of_the_rendered_rows(tmp_path):
         file.write(json.dumps(record) + "\n")
     rows = ["query: why passage: because", "query: why passage: so"]
     assert workload.real_characters("MS MARCO", tmp_path) == [len(row) for row in rows]
-    with pytest.raises(InputError, match=r"no glue/sst2/train.jsonl.gz"):
-        workload.real_characters("SST-2", tmp_path)
+    assert sorted(workload.sample("MS MARCO", 2, tmp_path)) == sorted(round(1 + len(row) / 4.2) for row in rows)
+
+
+def test_lengths_that_a_folder_lacks_are_those_of_the_fit_and_said(tmp_path):
+    with pytest.raises(InputError, match=r"no data set in folder 'bare'; valid: .*glue/mnli/train.jsonl.gz"):
+        command.facts(tmp_path / "bare", quick=True)
+    (tmp_path / "glue/mnli").mkdir(parents=True)
+    with workload.gzip.open(tmp_path / "glue/mnli/train.jsonl.gz", "wt") as file:
+        for letters in (20, 60):
+            file.write(json.dumps({"premise": "p" * letters, "hypothesis": "h" * letters}) + "\n")
+    told = command.facts(tmp_path, quick=True)["lengths"]
+    assert told.startswith("real rows; SST-2: lognormal fits")
+    assert "MNLI" not in told
+    assert workload.sample("QNLI", 9, tmp_path) == workload.sample("QNLI", 9)
+    before, after = workload.pd.read_csv(workload.LENGTHS, index_col="task"), workload.fit(tmp_path)
+    assert after.loc["MNLI", "rows"] == 2
+    workload.pd.testing.assert_frame_equal(after.drop("MNLI"), before.drop("MNLI"))
 
 
 def test_a_table_has_medians_and_factors_of_the_first_row():
