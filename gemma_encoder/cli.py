@@ -203,7 +203,8 @@ def _spec(args: argparse.Namespace, elsewhere: tuple[str, ...]) -> RunSpec:
 def _train(args: argparse.Namespace) -> int:
     from safetensors import SafetensorError
 
-    from gemma_encoder.experiments.run import TrainingError, run
+    from gemma_encoder.experiments.run import run
+    from gemma_encoder.experiments.watch import TrainingError
 
     spec = _spec(args, ("task", "model", "data"))
     try:

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from gemma_encoder.errors import InputError
-from gemma_encoder.experiments.run import split
 from gemma_encoder.experiments.spec import RunSpec
+from gemma_encoder.experiments.splits import split
 from gemma_encoder.experiments.store import RunResult
 from gemma_encoder.reports import ablation
 from gemma_encoder.reports.claims import (

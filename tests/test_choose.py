@@ -8,8 +8,9 @@ from datasets import Dataset
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments import choose
 from gemma_encoder.experiments.choose import choose_learning_rate
-from gemma_encoder.experiments.run import run, split
+from gemma_encoder.experiments.run import run
 from gemma_encoder.experiments.spec import RunSpec
+from gemma_encoder.experiments.splits import split
 from gemma_encoder.tasks import get_task, hold_out
 
 

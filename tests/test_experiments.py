@@ -24,11 +24,13 @@ from gemma_encoder.errors import InputError, VisibilityError
 from gemma_encoder.experiments import run as run_module
 from gemma_encoder.experiments import store
 from gemma_encoder.experiments import sweep as sweep_module
-from gemma_encoder.experiments.run import TrainingError, run, split, train
+from gemma_encoder.experiments import watch as watch_module
+from gemma_encoder.experiments.run import run, train
 from gemma_encoder.experiments.spec import PADDINGS, RunSpec
+from gemma_encoder.experiments.splits import split
 from gemma_encoder.experiments.store import load, run_folder, whole_folder
 from gemma_encoder.experiments.sweep import SweepError, sweep
-from gemma_encoder.experiments.watch import rows_of
+from gemma_encoder.experiments.watch import TrainingError, rows_of
 from gemma_encoder.tasks import get_task
 from gemma_encoder.tokens import token_ids
 
@@ -149,7 +151,7 @@ def test_a_result_that_cannot_be_read_is_made_again(content, tmp_path):
 RACE = """
 import sys, time
 from pathlib import Path
-from gemma_encoder.experiments import run as module
+from gemma_encoder.experiments import run as module, watch
 from gemma_encoder.experiments.spec import RunSpec
 
 root = Path({root!r})
@@ -160,7 +162,7 @@ def slow(spec, working):
         file.write("once ")
     return train(spec, working)
 
-module.train, module.CHECKPOINT_SECONDS = slow, 0
+module.train, watch.CHECKPOINT_SECONDS = slow, 0
 (root.parent / f"here-{{sys.argv[1]}}").touch()
 while len(list(root.parent.glob("here-*"))) < 3:
     time.sleep(0.01)
@@ -254,7 +256,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from transformers import TrainerCallback
-from gemma_encoder.experiments import run as module
+from gemma_encoder.experiments import run as module, watch
 from gemma_encoder.experiments.spec import RunSpec
 
 class Kill(TrainerCallback):
@@ -262,7 +264,7 @@ class Kill(TrainerCallback):
         if state.global_step == {step}:
             os.kill(os.getpid(), signal.SIGKILL)
 
-module.CHECKPOINT_SECONDS = 0
+watch.CHECKPOINT_SECONDS = 0
 trainer = module.Trainer
 module.Trainer = lambda *args, callbacks, **kwargs: trainer(*args, callbacks=[*callbacks, Kill()], **kwargs)
 module.run({spec!r}, Path({root!r}))
@@ -360,7 +362,7 @@ def test_the_last_good_state_outlives_a_loss_that_is_not_a_number(tmp_path, monk
     original = run_module.Trainer
     poisoned = lambda *args, callbacks, **given: original(*args, callbacks=[*callbacks, Poison()], **given)  # noqa: E731
     monkeypatch.setattr(run_module, "Trainer", poisoned)
-    monkeypatch.setattr(run_module, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(watch_module, "CHECKPOINT_SECONDS", 0)
     with pytest.raises(TrainingError, match=r"loss nan.* at step 3 .*last good state: checkpoint-2"):
         run(SPEC, tmp_path)
     (weights,) = tmp_path.glob(".*/checkpoint-2/model.safetensors")

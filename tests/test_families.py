@@ -137,11 +137,12 @@ IMPORTED = {
     "experiments/pretrain": ["Gemma2Config", "Gemma2ForCausalLM", "PreTrainedTokenizerFast"],
     "experiments/probes": ["AutoModelForCausalLM", "PreTrainedModel", "PreTrainedTokenizerBase"],
     "experiments/run": [
-        "PreTrainedModel", "PreTrainedTokenizerBase", "Trainer", "TrainerCallback", "TrainingArguments", "set_seed",
+        "PreTrainedModel", "PreTrainedTokenizerBase", "Trainer", "TrainingArguments", "set_seed",
         "trainer_callback.PrinterCallback",
     ],
     "experiments/shapes": ["AutoConfig", "PreTrainedConfig"],
     "experiments/untrained": ["AutoModelForCausalLM", "utils.logging"],
+    "experiments/watch": ["TrainerCallback"],
     "export": [
         "PreTrainedTokenizerBase", "sentence_transformers.CrossEncoder", "sentence_transformers.SentenceTransformer",
         "sentence_transformers.base.modules.Transformer",

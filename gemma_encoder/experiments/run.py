@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import resource
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from torch import nn
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
@@ -32,8 +28,9 @@ from transformers.trainer_callback import PrinterCallback
 from gemma_encoder.attention import paths_taken
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.spec import RunSpec
+from gemma_encoder.experiments.splits import split
 from gemma_encoder.experiments.store import RUNS, RunResult, alone, load, run_folder, save, whole_folder
-from gemma_encoder.experiments.watch import rows_of, watch
+from gemma_encoder.experiments.watch import CHECKPOINT, EpochCurve, Evaluation
 from gemma_encoder.inference import CPU_SLOTS
 from gemma_encoder.inputs import check_row_lengths
 from gemma_encoder.loading import load_tokenizer
@@ -44,112 +41,19 @@ from gemma_encoder.tasks import (
     collate,
     compute,
     encode,
-    first_candidates,
     get_task,
     head_of,
-    hold_out,
     joined,
     logits_of,
     loss_of,
     predictions_of,
     references_of,
     score,
-    training_lists,
 )
-from gemma_encoder.tasks import load as load_task
 from gemma_encoder.tasks.outputs import Head
 
 EVALUATION_BATCH = 128  # rows
 OTHER_BATCH = 3  # what part of an evaluation's batches: the same rows are rounded otherwise there, in half precision
-CHECKPOINT_SECONDS = 600  # what a killed run loses at most; a run that is shorter writes no checkpoint
-CHECKPOINT = "checkpoint-*"
-SUBSET_SEED = 2503  # the subset of examples is the same for every seed of a spec
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on: the loss or the gradient is not finite."""
-
-
-def split(spec: RunSpec) -> DatasetDict:
-    """The rows a run trains on and is scored on: those of `plain_split`, of train the first `spec.train_examples`.
-
-    For ranking, train holds lists drawn from its queries, the same for every seed of a spec.
-    """
-    task, rows = get_task(spec.task), plain_split(spec)
-    if spec.train_examples:
-        rows["train"] = rows["train"].select(range(min(spec.train_examples, len(rows["train"]))))
-    if task.kind == "ranking":
-        rows["train"] = training_lists(task, rows["train"], spec.list_size, SUBSET_SEED)
-    return rows
-
-
-def plain_split(spec: RunSpec) -> DatasetDict:
-    """All training rows in their fixed shuffle, and those scored: "validation", further validation splits of the task.
-
-    With evaluate_on="holdout" all come from the training split, the last tenth of its fixed shuffle being scored; rows
-    that share their first text stay on one side. For ranking, the rows scored hold the first `spec.candidates`
-    passages of BM25.
-    """
-    task = get_task(spec.task)
-    rows = load_task(task, spec.data)
-    train, scored = rows.pop("train").shuffle(seed=SUBSET_SEED), dict(rows)
-    if spec.evaluate_on == "holdout":
-        train, held = hold_out(task, train)
-        scored = {"validation": held}
-    if spec.candidates:
-        scored = {name: first_candidates(part, spec.candidates) for name, part in scored.items()}
-    return DatasetDict(train=train, **scored)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One look at the validation rows: the task's score in points, its metrics, the mean loss, the predictions."""
-
-    score: float
-    metrics: dict[str, float]
-    loss: float
-    predictions: list[Any]
-
-
-class EpochCurve(TrainerCallback):
-    """Scores the model after every epoch, stops a run whose loss is not finite, and has long runs saved on the way.
-
-    Everything it knows lies in Trainer's own log, which every checkpoint holds: a resumed run has the whole curve.
-    """
-
-    def __init__(self, evaluate: Callable[[], Evaluation], model: nn.Module, rows: Dataset):
-        self.evaluate, self.last, self.saved = evaluate, None, time.monotonic()
-        self.rows, self.seen, self.tokens = rows, watch(model), 0
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.seen.clear()
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        wrong = [f"{key} {logs[key]}" for key in ("loss", "grad_norm") if not math.isfinite((logs or {}).get(key, 0))]
-        if wrong:
-            good = ", ".join(path.name for path in Path(args.output_dir).glob(CHECKPOINT)) or "none"
-            raise TrainingError(
-                f"{' and '.join(wrong)} at step {state.global_step} with learning_rate {args.learning_rate:g}; "
-                f"training rows of the batch: {rows_of(self.seen, self.rows)}; last good state: {good}"
-            )
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.tokens += sum(int(mask.sum()) for _, mask in self.seen)
-        epoch_ends = state.global_step % (state.max_steps // args.num_train_epochs) == 0  # saved when it is scored
-        control.should_save = not epoch_ends and self._due()
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        self.last = self.evaluate()
-        losses = [row["loss"] for row in state.log_history if round(state.epoch) - 1 < row["epoch"] and "loss" in row]
-        epoch = {"epoch": round(state.epoch), "step": state.global_step, "train_loss": sum(losses) / len(losses)}
-        state.log_history.append(epoch | {"validation_loss": self.last.loss, "score": self.last.score})
-        control.should_save = state.global_step < state.max_steps and self._due()
-
-    def on_save(self, args, state, control, **kwargs):
-        self.saved = time.monotonic()
-
-    def _due(self) -> bool:
-        return time.monotonic() - self.saved >= CHECKPOINT_SECONDS
 
 
 def arguments(spec: RunSpec, folder: str) -> TrainingArguments:

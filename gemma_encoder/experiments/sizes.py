@@ -9,8 +9,8 @@ from itertools import chain
 from pathlib import Path
 
 from gemma_encoder.errors import InputError
-from gemma_encoder.experiments.run import split
 from gemma_encoder.experiments.spec import RunSpec
+from gemma_encoder.experiments.splits import split
 from gemma_encoder.loading import checkpoint_path, load_tokenizer
 from gemma_encoder.tasks import encode, get_task
 

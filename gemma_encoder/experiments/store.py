@@ -26,7 +26,8 @@ from gemma_encoder.tasks import get_task
 
 RUNS = REPORTS / "runs"
 # what can change a number: the method, the tasks and the training itself; not the command line or the reports
-CODE = ("gemma_encoder/*.py", "gemma_encoder/tasks/*.py", "gemma_encoder/experiments/run.py")
+TRAINING = tuple(f"gemma_encoder/experiments/{name}.py" for name in ("run", "splits", "watch"))
+CODE = ("gemma_encoder/*.py", "gemma_encoder/tasks/*.py", *TRAINING)
 
 
 @dataclass(frozen=True)

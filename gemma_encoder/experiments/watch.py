@@ -1,12 +1,76 @@
-"""Which training rows an update was made of, for the line that says where a run broke off."""
+"""What is seen of a run while it goes on: its score after every epoch, and the rows of an update that broke it off."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from torch import Tensor, nn
+from transformers import TrainerCallback
+
+CHECKPOINT_SECONDS = 600  # what a killed run loses at most; a run that is shorter writes no checkpoint
+CHECKPOINT = "checkpoint-*"
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: the loss or the gradient is not finite."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One look at the validation rows: the task's score in points, its metrics, the mean loss, the predictions."""
+
+    score: float
+    metrics: dict[str, float]
+    loss: float
+    predictions: list[Any]
+
+
+class EpochCurve(TrainerCallback):
+    """Scores the model after every epoch, stops a run whose loss is not finite, and has long runs saved on the way.
+
+    Everything it knows lies in Trainer's own log, which every checkpoint holds: a resumed run has the whole curve.
+    """
+
+    def __init__(self, evaluate: Callable[[], Evaluation], model: nn.Module, rows: Dataset):
+        self.evaluate, self.last, self.saved = evaluate, None, time.monotonic()
+        self.rows, self.seen, self.tokens = rows, watch(model), 0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.seen.clear()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        wrong = [f"{key} {logs[key]}" for key in ("loss", "grad_norm") if not math.isfinite((logs or {}).get(key, 0))]
+        if wrong:
+            good = ", ".join(path.name for path in Path(args.output_dir).glob(CHECKPOINT)) or "none"
+            raise TrainingError(
+                f"{' and '.join(wrong)} at step {state.global_step} with learning_rate {args.learning_rate:g}; "
+                f"training rows of the batch: {rows_of(self.seen, self.rows)}; last good state: {good}"
+            )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.tokens += sum(int(mask.sum()) for _, mask in self.seen)
+        epoch_ends = state.global_step % (state.max_steps // args.num_train_epochs) == 0  # saved when it is scored
+        control.should_save = not epoch_ends and self._due()
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.last = self.evaluate()
+        losses = [row["loss"] for row in state.log_history if round(state.epoch) - 1 < row["epoch"] and "loss" in row]
+        epoch = {"epoch": round(state.epoch), "step": state.global_step, "train_loss": sum(losses) / len(losses)}
+        state.log_history.append(epoch | {"validation_loss": self.last.loss, "score": self.last.score})
+        control.should_save = state.global_step < state.max_steps and self._due()
+
+    def on_save(self, args, state, control, **kwargs):
+        self.saved = time.monotonic()
+
+    def _due(self) -> bool:
+        return time.monotonic() - self.saved >= CHECKPOINT_SECONDS
 
 
 def watch(model: nn.Module) -> list[tuple[Tensor, Tensor]]:

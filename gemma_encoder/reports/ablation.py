@@ -10,8 +10,8 @@ from itertools import product
 import pandas as pd
 
 from gemma_encoder.errors import check_choice
-from gemma_encoder.experiments.run import plain_split
 from gemma_encoder.experiments.spec import RunSpec, spec_fields
+from gemma_encoder.experiments.splits import plain_split
 from gemma_encoder.experiments.store import RunResult
 from gemma_encoder.experiments.sweep import sweep
 from gemma_encoder.reports.statistics import Summary, seed_means, summary
