@@ -80,7 +80,7 @@ def attended(query: Tensor, key: Tensor, value: Tensor, setting: Setting) -> tup
     return output.index_select(0, visibility.query_slots).view(query.shape), saved
 
 
-def of_attended(
+def attended_backward(
     gradient: Tensor, saved: Saved, key_shape: torch.Size, setting: Setting
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of query, key and value, from that of `attended`.
@@ -93,27 +93,27 @@ def of_attended(
     queries, keys, values, capped, weights, noise, noisy = saved
     visibility = setting.visibility
     by_query, by_key, by_pair = cutters(visibility, gradient.shape[-1])
-    of_rows = by_query(scattered(gradient.flatten(0, 1), visibility.query_slots, queries.shape))
-    of_weights, of_scores = torch.empty_like(weights), torch.empty_like(weights)
-    pairs = by_pair(of_weights)
-    for left, right, out in zip(of_rows, by_key(values), pairs, strict=True):
+    grad_rows = by_query(scattered(gradient.flatten(0, 1), visibility.query_slots, queries.shape))
+    grad_weights, grad_scores = torch.empty_like(weights), torch.empty_like(weights)
+    pairs = by_pair(grad_weights)
+    for left, right, out in zip(grad_rows, by_key(values), pairs, strict=True):
         torch.bmm(left, right.mT, out=out)
     if noise is not None:
-        of_weights.mul_(noise)
-    for given, soft, out in zip(pairs, by_pair(weights), by_pair(of_scores), strict=True):
+        grad_weights.mul_(noise)
+    for given, soft, out in zip(pairs, by_pair(weights), by_pair(grad_scores), strict=True):
         torch.ops.aten._softmax_backward_data.out(given, soft, -1, soft.dtype, grad_input=out)
-    of_products = by_pair(torch.ops.aten.tanh_backward(of_scores, capped))
-    of_queries, of_keys, of_values = (torch.empty_like(states) for states in (queries, keys, values))
-    for left, right, out in zip(of_products, by_key(keys), by_query(of_queries), strict=True):
+    grad_products = by_pair(torch.ops.aten.tanh_backward(grad_scores, capped))
+    grad_queries, grad_keys, grad_values = (torch.empty_like(states) for states in (queries, keys, values))
+    for left, right, out in zip(grad_products, by_key(keys), by_query(grad_queries), strict=True):
         torch.bmm(left, right, out=out)
-    for left, right, out in zip(of_products, by_query(queries), by_key(of_keys), strict=True):
+    for left, right, out in zip(grad_products, by_query(queries), by_key(grad_keys), strict=True):
         torch.bmm(left.mT, right, out=out)
-    for left, right, out in zip(by_pair(noisy), of_rows, by_key(of_values), strict=True):
+    for left, right, out in zip(by_pair(noisy), grad_rows, by_key(grad_values), strict=True):
         torch.bmm(left.mT, right, out=out)
     return (
-        gathered(of_queries, visibility.query_slots, gradient.shape).mul_(setting.scaling),
-        gathered(of_keys, visibility.key_slots, key_shape).mul_(setting.softcap),
-        gathered(of_values, visibility.key_slots, key_shape),
+        gathered(grad_queries, visibility.query_slots, gradient.shape).mul_(setting.scaling),
+        gathered(grad_keys, visibility.key_slots, key_shape).mul_(setting.softcap),
+        gathered(grad_values, visibility.key_slots, key_shape),
     )
 
 
@@ -130,7 +130,7 @@ class CappedAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # a second gradient would take what was saved for constants
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return *of_attended(gradient, ctx.saved_tensors, ctx.key_shape, ctx.setting), None
+        return *attended_backward(gradient, ctx.saved_tensors, ctx.key_shape, ctx.setting), None
 
 
 def attention_written_out(

@@ -20,11 +20,11 @@ from transformers.models.gemma2.modeling_gemma2 import Gemma2Attention, Gemma2ML
 from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer as TheirGemma2DecoderLayer
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RotaryEmbedding as TheirGemma2RotaryEmbedding
 
-from gemma_encoder.capped import CAPPED, Setting, attended, attention_written_out, note, of_attended
+from gemma_encoder.capped import CAPPED, Setting, attended, attended_backward, attention_written_out, note
 from gemma_encoder.dropout import Dropout
 from gemma_encoder.families import SOFTCAP
-from gemma_encoder.linear import Linear, eager_in_float32_on_a_cpu, multiplied, of_states, of_weight
-from gemma_encoder.norm import Gemma2RMSNorm, normalised, of_normalised
+from gemma_encoder.linear import Linear, eager_in_float32_on_a_cpu, grad_states, grad_weight, multiplied
+from gemma_encoder.norm import Gemma2RMSNorm, normalised, normalised_backward
 from gemma_encoder.visibility import Visibility
 
 Rotation = tuple[Tensor, Tensor]
@@ -104,23 +104,23 @@ class AttentionSublayer(torch.autograd.Function):
     @once_differentiable  # a second gradient would take what was saved for constants
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         before, behind, saved, (normed, asking, mixed), (q_proj, k_proj, v_proj, o_proj) = _kept(ctx)
-        of_product, of_post_norm = of_normalised(gradient, behind)
-        of_mixed = of_states(of_product, o_proj).view(len(mixed), ctx.setting.visibility.heads, -1)
-        *of_rotated, of_value = of_attended(of_mixed, saved, ctx.key_shape, ctx.setting)
-        of_query, of_key = map(rotated, of_rotated, ctx.rotations, (-1, -1))
-        of_query, of_key, of_value = (each.flatten(1) for each in (of_query, of_key, of_value))
-        of_normed = of_states(of_value, v_proj, of_states(of_key, k_proj))
+        grad_product, grad_post_norm = normalised_backward(gradient, behind)
+        grad_mixed = grad_states(grad_product, o_proj).view(len(mixed), ctx.setting.visibility.heads, -1)
+        *grad_rotated, grad_value = attended_backward(grad_mixed, saved, ctx.key_shape, ctx.setting)
+        grad_query, grad_key = map(rotated, grad_rotated, ctx.rotations, (-1, -1))
+        grad_query, grad_key, grad_value = (each.flatten(1) for each in (grad_query, grad_key, grad_value))
+        grad_normed = grad_states(grad_value, v_proj, grad_states(grad_key, k_proj))
         if ctx.read is None:
-            of_normed = of_states(of_query, q_proj, of_normed)
+            grad_normed = grad_states(grad_query, q_proj, grad_normed)
         else:
-            of_normed.index_add_(0, ctx.read, of_states(of_query, q_proj))
-        of_input, of_input_norm = of_normalised(of_normed, before)
+            grad_normed.index_add_(0, ctx.read, grad_states(grad_query, q_proj))
+        grad_input, grad_input_norm = normalised_backward(grad_normed, before)
         if ctx.read is None:
-            of_input.add_(gradient)
+            grad_input.add_(gradient)
         else:
-            of_input.index_add_(0, ctx.read, gradient)
-        products = ((of_query, asking), (of_key, normed), (of_value, normed), (of_product, mixed))
-        return of_input, *_of_weights(ctx, of_input_norm, products, of_post_norm), None, None, None, None
+            grad_input.index_add_(0, ctx.read, gradient)
+        products = ((grad_query, asking), (grad_key, normed), (grad_value, normed), (grad_product, mixed))
+        return grad_input, *_grad_weights(ctx, grad_input_norm, products, grad_post_norm), None, None, None, None
 
 
 class FeedForwardSublayer(torch.autograd.Function):
@@ -152,16 +152,16 @@ class FeedForwardSublayer(torch.autograd.Function):
     @once_differentiable  # a second gradient would take what was saved for constants
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         before, behind, (noise, normed, gate, up, activated, inner), (gate_proj, up_proj, down_proj) = _kept(ctx)
-        of_product, of_post_norm = of_normalised(gradient, behind)
+        grad_product, grad_post_norm = normalised_backward(gradient, behind)
         if noise is not None:
-            of_product.mul_(noise)
-        of_inner = of_states(of_product, down_proj)
-        of_up = of_inner * activated
-        of_gate = torch.ops.aten.gelu_backward(of_inner.mul_(up), gate, approximate="tanh")
-        of_normed = of_states(of_up, up_proj, of_states(of_gate, gate_proj))
-        of_input, of_input_norm = of_normalised(of_normed, before)
-        products = ((of_gate, normed), (of_up, normed), (of_product, inner))
-        return of_input.add_(gradient), *_of_weights(ctx, of_input_norm, products, of_post_norm), None, None
+            grad_product.mul_(noise)
+        grad_inner = grad_states(grad_product, down_proj)
+        grad_up = grad_inner * activated
+        grad_gate = torch.ops.aten.gelu_backward(grad_inner.mul_(up), gate, approximate="tanh")
+        grad_normed = grad_states(grad_up, up_proj, grad_states(grad_gate, gate_proj))
+        grad_input, grad_input_norm = normalised_backward(grad_normed, before)
+        products = ((grad_gate, normed), (grad_up, normed), (grad_product, inner))
+        return grad_input.add_(gradient), *_grad_weights(ctx, grad_input_norm, products, grad_post_norm), None, None
 
 
 def _keep(ctx, *groups: Sequence[Tensor | None]) -> None:
@@ -176,14 +176,14 @@ def _kept(ctx) -> list[Sequence[Tensor | None]]:
     return [list(islice(tensors, size)) for size in ctx.sizes]
 
 
-def _of_weights(
-    ctx, of_input_norm: Tensor, products: tuple[tuple[Tensor, Tensor], ...], of_post_norm: Tensor
+def _grad_weights(
+    ctx, grad_input_norm: Tensor, products: tuple[tuple[Tensor, Tensor], ...], grad_post_norm: Tensor
 ) -> list[Tensor | None]:
     """The gradients of those weights of a sublayer that are trained: of a norm, of its products, of the other norm."""
     wanted = ctx.needs_input_grad[1 : len(products) + 3]
-    found = [of_input_norm.sum(dim=0) if wanted[0] else None]
-    found += [of_weight(*each) if want else None for each, want in zip(products, wanted[1:-1], strict=True)]
-    return [*found, of_post_norm.sum(dim=0) if wanted[-1] else None]
+    found = [grad_input_norm.sum(dim=0) if wanted[0] else None]
+    found += [grad_weight(*each) if want else None for each, want in zip(products, wanted[1:-1], strict=True)]
+    return [*found, grad_post_norm.sum(dim=0) if wanted[-1] else None]
 
 
 class Gemma2DecoderLayer(TheirGemma2DecoderLayer):
@@ -209,8 +209,8 @@ class Gemma2DecoderLayer(TheirGemma2DecoderLayer):
         last = visibility.last
         if last is not None and id(self) in last.written_out:
             visibility, read, kind = last, last.read, last.kinds[0]
-            (cos, sin), of_keys = rotations
-            rotations = (cos[read], sin[read]), of_keys
+            (cos, sin), for_keys = rotations
+            rotations = (cos[read], sin[read]), for_keys
         scaling = attention.scaling * (not hasattr(attention, "equal_scores"))  # a proof asks
         states = AttentionSublayer.apply(
             hidden_states.flatten(0, 1),  # the gradient of [0] would be filled with zeros first

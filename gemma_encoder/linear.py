@@ -77,7 +77,7 @@ def multiplied(states: Tensor, weight: Tensor) -> Tensor:
     return states @ weight.t()
 
 
-def of_states(gradient: Tensor, weight: Tensor, onto: Tensor | None = None) -> Tensor:
+def grad_states(gradient: Tensor, weight: Tensor, onto: Tensor | None = None) -> Tensor:
     """`dx = dy W + onto`, of `(tokens, out)` and `(out, in)`; what it is added onto is used up."""
     if not onednn_pays(gradient.numel() * weight.shape[1], weight):
         return gradient @ weight if onto is None else onto.addmm_(gradient, weight)
@@ -86,7 +86,7 @@ def of_states(gradient: Tensor, weight: Tensor, onto: Tensor | None = None) -> T
     return torch.ops.mkldnn._linear_pointwise.binary(gradient, onto, weight.t(), None, "add")
 
 
-def of_weight(gradient: Tensor, states: Tensor) -> Tensor:
+def grad_weight(gradient: Tensor, states: Tensor) -> Tensor:
     """`dW = dy^T x`, of `(tokens, out)` and `(tokens, in)`: the narrower of the two is turned around for oneDNN."""
     leaving, entering = gradient.shape[1], states.shape[1]
     # turning around what is not narrow, or the result as well, takes longer than what oneDNN saves in halves
@@ -111,8 +111,8 @@ class Product(torch.autograd.Function):
         states, weight = ctx.saved_tensors
         shape, gradient, states = states.shape, gradient.flatten(0, -2), states.flatten(0, -2)
         return (
-            of_states(gradient, weight).view(shape) if ctx.needs_input_grad[0] else None,
-            of_weight(gradient, states) if ctx.needs_input_grad[1] else None,
+            grad_states(gradient, weight).view(shape) if ctx.needs_input_grad[0] else None,
+            grad_weight(gradient, states) if ctx.needs_input_grad[1] else None,
             gradient.sum(dim=0) if ctx.needs_input_grad[2] else None,
         )
 

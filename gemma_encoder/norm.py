@@ -27,7 +27,7 @@ def normalised(states: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Save
     return normed * factor, (normed, scale, factor)
 
 
-def of_normalised(gradient: Tensor, saved: Saved) -> tuple[Tensor, Tensor]:
+def normalised_backward(gradient: Tensor, saved: Saved) -> tuple[Tensor, Tensor]:
     """`dx = s (u - n mean(n u))` with `u = (1 + w) dy`, and `n dy`, whose sum over all tokens is `dw`."""
     normed, scale, factor = saved
     inner = gradient * normed
@@ -48,10 +48,10 @@ class RMSNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # a second gradient would take what was saved for constants
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        saved, (of_states, of_weight) = ctx.saved_tensors, ctx.types
-        states, inner = of_normalised(gradient.float().reshape_as(saved[0]), saved)
-        weight = inner.sum(dim=0).to(of_weight) if ctx.needs_input_grad[1] else None
-        return states.to(of_states).view(ctx.shape), weight, None
+        saved, (state_type, weight_type) = ctx.saved_tensors, ctx.types
+        states, inner = normalised_backward(gradient.float().reshape_as(saved[0]), saved)
+        weight = inner.sum(dim=0).to(weight_type) if ctx.needs_input_grad[1] else None
+        return states.to(state_type).view(ctx.shape), weight, None
 
 
 def fused(states: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -27,7 +27,7 @@ from gemma_encoder.gemma2 import (
     rotated,
     sublayers_written_out,
 )
-from gemma_encoder.linear import Linear, of_weight
+from gemma_encoder.linear import Linear, grad_weight
 from gemma_encoder.lora import add_lora
 from gemma_encoder.masks import bidirectional
 from gemma_encoder.norm import Gemma2RMSNorm
@@ -146,7 +146,7 @@ def test_gradients_of_weights_that_are_not_trained_are_not_computed(kind, monkey
     run, given = of_attention(seen) if kind == "attention" else of_feed_forward(0.0)
     everything = torch.autograd.grad(run(*given).sin().sum(), given)
     computed = []
-    monkeypatch.setattr(gemma2_module, "of_weight", lambda *states: computed.append(1) or of_weight(*states))
+    monkeypatch.setattr(gemma2_module, "grad_weight", lambda *states: computed.append(1) or grad_weight(*states))
     for frozen in range(1, len(given)):
         given[frozen].requires_grad_(False)
         computed.clear()

@@ -146,9 +146,9 @@ def test_products_and_gradients_by_themselves_are_those_of_torch(tokens, sizes, 
         patch.setattr(linear_module, "LEAST", dict.fromkeys(linear_module.LEAST, 0))
         found = [
             linear_module.multiplied(states, weight),
-            linear_module.of_states(gradient, weight),
-            linear_module.of_states(gradient, weight, onto.clone()),
-            linear_module.of_weight(gradient, states),
+            linear_module.grad_states(gradient, weight),
+            linear_module.grad_states(gradient, weight, onto.clone()),
+            linear_module.grad_weight(gradient, states),
         ]
     expected = [states @ weight.t(), gradient @ weight, gradient @ weight + onto, gradient.t() @ states]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

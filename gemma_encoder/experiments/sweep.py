@@ -14,6 +14,7 @@ from pathlib import Path
 from gemma_encoder.experiments.run import run
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.experiments.store import RUNS, RunResult, load
+from gemma_encoder.processes import end_with_parent
 from gemma_encoder.progress import progress
 
 
@@ -29,6 +30,7 @@ class SweepError(RuntimeError):
 def _prepare() -> None:
     import torch
 
+    end_with_parent()
     torch.set_num_threads(1)
     gc.freeze()  # Trainer collects garbage at every start; what is imported is none
 

@@ -29,6 +29,7 @@ from traitlets import default
 
 from gemma_encoder.errors import InputError
 from gemma_encoder.paths import NOTEBOOKS
+from gemma_encoder.processes import end_with_parent
 from gemma_encoder.reports.files import write_whole
 from gemma_encoder.reports.html import Failure, banner, check_html, page, to_html
 from gemma_encoder.reports.notebooks import HUB_TOKEN, check, full_name
@@ -161,6 +162,7 @@ class _Lanes:
 
 
 def _prepare_lane(threads: int, scratch: str) -> None:
+    end_with_parent()
     tempfile.tempdir = scratch
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # the result tells what went wrong, once
