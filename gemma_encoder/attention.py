@@ -1,7 +1,7 @@
 """Attention without padding: the same mathematics, no work on slots that hold no token.
 
-How a packed batch comes here and goes on is the subject of `visibility`. The outputs on real tokens, the loss and the
-gradient are those of the padded batch.
+`visibility` explains how a packed batch is unpacked for attention and packed again. The outputs on real tokens, the
+loss and the gradient are those of the padded batch.
 
 `encoder_attention` is registered with transformers' attention interface. It ignores the mask that transformers built
 and uses ours, which arrives as the keyword argument `visibility`; without it the call is an error, so that no decoder
@@ -45,10 +45,10 @@ def new_adaptation(backbone: PreTrainedModel) -> int:
 
 
 def choose_biases(backbone: PreTrainedModel, adaptation: int, kinds: Sequence[int]) -> None:
-    """Tell the attention of every layer which of the biases of a group is its own, where it does not know.
+    """Tell each layer's attention which bias of a group is its own, unless it knows already.
 
-    It would find it by the number of its layer as well, but torch.compile would then make a graph for every layer.
-    Masks that are exchanged between a pass and the backward pass of its recomputed activations spoil its gradient.
+    The layer's number would do as well, but then torch.compile would build one graph per layer. Masks must not change
+    between a forward pass and the backward pass that recomputes its activations: the gradient would be wrong.
     """
     modules = attention_modules(backbone)
     if [module.kinds[adaptation] for module in modules] != kinds:
@@ -61,7 +61,9 @@ def formula(
 ) -> tuple[Tensor, Tensor]:
     """`drop(softmax(cap(q k^T * scaling) + bias)) v` with `cap(s) = softcap * tanh(s / softcap)`.
 
-    All of shape `(batch, head, width, head_dim)`; the softmax is taken in float32. Returns output and weights.
+    query `(batch, head, queries, head_dim)`, key and value `(batch, head, keys, head_dim)`, bias `(batch, 1, queries,
+    keys)`. Returns the output `(batch, head, queries, head_dim)` and the weights after dropout `(batch, head, queries,
+    keys)`; the softmax is taken in float32.
     Every pass over the pairs counts, so the scaling goes into the query, and what no gradient reads is overwritten.
     Source: paper, section 2.3 (dropout); Gemma 2 report, section 2 (logit soft-capping).
     """
@@ -98,6 +100,9 @@ def encoder_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """Attention of one layer under our own mask; `module.softmax_dropout` drops attention weights while training.
 
+    query `(batch, heads, seq, head_dim)`, key and value with their own number of heads; packed, batch is 1 and seq
+    counts all tokens. Returns the output `(batch, seq, heads, head_dim)`, and the weights if `visibility` asks for
+    them. A call without `visibility` is a RuntimeError.
     A proof sets `module.equal_scores`; see verify. What ran stands in `module.attention_path`.
     """
     if visibility is None:

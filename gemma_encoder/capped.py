@@ -86,8 +86,8 @@ def attended_backward(
     """The gradients of query, key and value, from that of `attended`.
 
     With `t = tanh(q k^T scaling / softcap)`, `w = softmax(softcap t + bias)`, noise `m` and output `o = (m w) v`:
-    `dv = (m w)^T do`, `dw = m (do v^T)`, `ds = w (dw - sum(w dw))`, `da = ds (1 - t^2)`, `dq = scaling da k` and
-    `dk = scaling da^T q`.
+    `dv = (m w)^T do`, `dw = m (do v^T)`, `ds = w (dw - sum(w dw))`, `du = ds (1 - t^2)`, `dq = scaling du k` and
+    `dk = scaling du^T q`, with `u = scaling q k^T`.
     """
     saved = (each if each is None else each.contiguous() for each in saved)  # hooks may give another layout back
     queries, keys, values, capped, weights, noise, noisy = saved

@@ -1,7 +1,9 @@
 """The two sublayers of Gemma 2 as one function each, gradients written out: the same mathematics, less time on a CPU.
 
-Between two matrix products of a short batch stand so many small operations that calling them, and autograd's walk back
-along them, takes longer than their arithmetic. And in the last layer, only tokens that are read ask, and go on.
+The many small operations between two matrix products of a short batch, and autograd's walk back through them, take
+longer than their arithmetic. *Written out* means: one `autograd.Function` with a backward pass written by hand, in
+place of modules that autograd traces. In the last layer, queries and outputs are computed only for the tokens that the
+pooler reads.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ class Gemma2RotaryEmbedding(TheirGemma2RotaryEmbedding):
 class AttentionSublayer(torch.autograd.Function):
     """`y = x + norm(attended(rot(n Wq^T), rot(n Wk^T), n Wv^T) Wo^T)` with `n = norm(x)`, of x `(tokens, dim)`.
 
-    Of the tokens `read` alone, if they are given: only they ask, and `y` is theirs. rotations: of queries and of keys.
+    Of the tokens `read` alone, if they are given: queries and `y` are theirs. rotations: of queries and of keys.
     epsilons: of the norm in front and of the one behind.
     """
 
@@ -90,20 +92,20 @@ class AttentionSublayer(torch.autograd.Function):
         setting: Setting,
     ) -> Tensor:
         normed, before = normalised(states, input_norm, epsilons[0])
-        asking = normed if read is None else normed.index_select(0, read)
-        query = multiplied(asking, q_proj).view(len(asking), setting.visibility.heads, -1)
+        chosen = normed if read is None else normed.index_select(0, read)
+        query = multiplied(chosen, q_proj).view(len(chosen), setting.visibility.heads, -1)
         key, value = (multiplied(normed, each).view(len(normed), -1, query.shape[-1]) for each in (k_proj, v_proj))
         mixed, saved = attended(*map(rotated, (query, key), rotations), value, setting)
         mixed = mixed.flatten(1)
         result, behind = normalised(multiplied(mixed, o_proj), post_norm, epsilons[1])
-        _keep(ctx, before, behind, saved, (normed, asking, mixed), (q_proj, k_proj, v_proj, o_proj))
+        _keep(ctx, before, behind, saved, (normed, chosen, mixed), (q_proj, k_proj, v_proj, o_proj))
         ctx.rotations, ctx.read, ctx.setting, ctx.key_shape = rotations, read, setting, key.shape
         return result.add_(states if read is None else states.index_select(0, read))
 
     @staticmethod
     @once_differentiable  # a second gradient would take what was saved for constants
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        before, behind, saved, (normed, asking, mixed), (q_proj, k_proj, v_proj, o_proj) = _kept(ctx)
+        before, behind, saved, (normed, chosen, mixed), (q_proj, k_proj, v_proj, o_proj) = _kept(ctx)
         grad_product, grad_post_norm = normalised_backward(gradient, behind)
         grad_mixed = grad_states(grad_product, o_proj).view(len(mixed), ctx.setting.visibility.heads, -1)
         *grad_rotated, grad_value = attended_backward(grad_mixed, saved, ctx.key_shape, ctx.setting)
@@ -119,7 +121,7 @@ class AttentionSublayer(torch.autograd.Function):
             grad_input.add_(gradient)
         else:
             grad_input.index_add_(0, ctx.read, gradient)
-        products = ((grad_query, asking), (grad_key, normed), (grad_value, normed), (grad_product, mixed))
+        products = ((grad_query, chosen), (grad_key, normed), (grad_value, normed), (grad_product, mixed))
         return grad_input, *_grad_weights(ctx, grad_input_norm, products, grad_post_norm), None, None, None, None
 
 

@@ -2,12 +2,13 @@
 
 `embed`, `predict` and `rank` take texts. They share these arguments:
 
-batch_size: how many of the longest rows make a batch; of shorter ones more share it, so that it is never larger. The
-    memory of a call is that of such a batch; on a CPU it is less, where large batches are slower than small ones.
+texts: a list, or anything else that gives texts one by one; a row of several texts is a list or tuple of them.
+batch_size: rows in a batch of the longest rows; batches of shorter rows hold more of them, for the same memory. On a
+    CPU batches are smaller, because small ones are faster there.
 max_length: tokens in a row, its BOS included.
 truncate: cut longer rows and say how many; without it a longer row is an InputError.
-columns: the names that stood before each text in fine-tuning, as in `premise: ...`; `()` for none. Left out, they are
-    those of the checkpoint, `config.text_columns`.
+columns: the names that stood before each text in fine-tuning, as in `premise: ...`; `()` for none. By default they
+    are those of the checkpoint, `config.text_columns`.
 
 An empty text, and a row of more or fewer texts than columns, are an InputError.
 """
@@ -15,7 +16,7 @@ An empty text, and a row of more or fewer texts than columns, are an InputError.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from itertools import chain
 from threading import Lock
@@ -166,9 +167,11 @@ def rank(
 
 
 def _listed(texts: Iterable[str | Sequence[str]]) -> list[str | Sequence[str]]:
-    """`texts` as a list; a single text, whose letters would be taken for texts, is an InputError."""
+    """`texts` as a list; what would give letters, or names of columns, in place of texts is an InputError."""
     if isinstance(texts, str):
         raise InputError(f"texts {texts!r} is one text; valid: a list of texts, or of pairs of texts")
+    if isinstance(texts, (Mapping, Set)) or hasattr(texts, "columns") or hasattr(texts, "column_names"):
+        raise InputError(f"texts in a {type(texts).__name__}; valid: a list of texts, or of pairs of texts")
     return list(texts)
 
 
@@ -184,7 +187,10 @@ def _rows(
     texts = _listed(texts)
     if isinstance(columns, str):
         raise InputError(f"columns {columns!r} is one name; valid: a list of names")
-    columns = tuple(model.config.text_columns if columns is None else columns)
+    columns = tuple(encoder_of(model).config.text_columns if columns is None else columns)
+    for index, row in enumerate(texts):
+        if isinstance(row, (Mapping, Set)):
+            raise InputError(f"row {index} is a {type(row).__name__}; valid: a text, or a list or tuple of texts")
     rows = [(row,) if isinstance(row, str) or not isinstance(row, Iterable) else tuple(row) for row in texts]
     for index, row in enumerate(rows):
         if columns and len(row) != len(columns):

@@ -61,14 +61,20 @@ def _check_most(lengths: Tensor, limit: int, of: str = "") -> None:
 def check_row_lengths(lengths: Sequence[Sequence[int]], config: PreTrainedConfig, of: str = "") -> None:
     """Refuse rows that the encoder of `config` would refuse for their length, before the first batch.
 
-    A batch numbers its rows by itself, and may come late. lengths: how many tokens every text has that a row puts to
-    the encoder; of: whose rows they are, for the error.
+    A batch numbers its rows by itself, and may come late. lengths: for every row, the token counts of its texts,
+    several if it holds candidates; of: what the rows are called in the error, such as "train ".
     """
     if not lengths:
         return
     check_least(torch.tensor(list(map(min, lengths))), parse_pooling(config.pooling)[1], of)
     if (limit := positions(config.decoder)) is not None:
         _check_most(torch.tensor(list(map(max, lengths))), limit, of)
+
+
+def without_bos(ids: Tensor, decoder: PreTrainedConfig) -> Tensor:
+    """`ids` with a neighbouring id in place of every BOS, which has no place inside a row."""
+    bos = bos_id(decoder)
+    return ids if bos is None else ids.where(ids != bos, bos - 1 if bos else 1)
 
 
 def check_bos(input_ids: Tensor, real: Tensor, decoder: PreTrainedConfig) -> None:

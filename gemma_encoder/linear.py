@@ -5,8 +5,8 @@ which torch brings along too, takes AVX-512 there: same products, same precision
 26 (Zen 5) they take half of the time; on one of family 25 (Zen 4), which computes AVX-512 in two halves, nine tenths,
 and only if they are large. Elsewhere, and in any other precision, torch's own path is taken.
 
-oneDNN writes a kernel for each shape it meets, and remembers some, while every packed batch has another number of
-tokens. So batches are filled up with `spare` tokens, a row that nobody reads, to few different numbers.
+oneDNN generates a kernel for every new shape and caches only some of them, but hardly two packed batches have the same
+number of tokens. So a batch is padded with `spare` tokens, an extra row that nobody reads, to one of a few sizes.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def onednn_pays(multiplications: int, matrix: Tensor) -> bool:
 
 
 def spare(tokens: int, longest: int) -> int:
-    """How many tokens a batch misses to a number that is met again, at most one in 32 of a long one.
+    """How many tokens to add so that the total is a size that comes again; for a long batch at most 1 in 32.
 
-    None if they were a row longer than the longest of the batch, which attention would have to be as wide as.
+    0 if the extra row would be longer than the longest of the batch, as attention would then have to be that wide.
     """
     missing = -tokens % max(UNIT, (1 << tokens.bit_length()) // (2 * STEPS))
     return missing if missing <= longest else 0

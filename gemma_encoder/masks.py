@@ -182,7 +182,7 @@ def reach(masks: Sequence[Mask], length: int) -> Tensor:
     Entry `[l, i, j]` is True when the state of token i after layer l can depend on token j. Each layer adds one hop
     and the residual stream keeps every token's own past: `R_l = (M_l or I) R_{l-1}` in Boolean algebra, `R_0 = I`.
     """
-    reached, steps = torch.eye(length), []
+    reached, steps = torch.eye(length, dtype=torch.float32), []
     for seen in squares(masks, length):
         hop = (seen | torch.eye(length, dtype=torch.bool)).float()
         reached = (hop @ reached > 0).float()

@@ -15,9 +15,9 @@ LARGEST = 32 << 20  # bytes; glibc takes no more
 def keep_freed_memory() -> None:
     """Let this process keep up to 1 GiB of freed memory for its next tensors, those of more than 32 MiB left out.
 
-    Memory that goes back to the system comes again page by page, each cleared: all activations and gradients of a step
-    in the next one. What glibc keeps by itself depends on what was freed before, and on what happens to lie at the end
-    of the heap. Where the environment says what to keep, and in other C libraries, that stays. Source: mallopt(3).
+    Memory returned to the system comes back page by page, each cleared first: in training that is all activations and
+    gradients, at every step. What glibc keeps by itself depends on earlier frees, and on what happens to lie at the end
+    of the heap. Settings in the environment, and other C libraries, are left alone. Source: mallopt(3).
     """
     if sys.platform != "linux" or any(name in os.environ for name in BY_ENVIRONMENT):
         return

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from gemma_encoder.attention import encoder_attention, path, paths_taken
 from gemma_encoder.configuration import planned_masks
 from gemma_encoder.errors import InputError, VisibilityError
-from gemma_encoder.families import SOFTCAP, attention_modules, bos_id, ffn_modules, head_counts, layer_windows
+from gemma_encoder.families import SOFTCAP, attention_modules, ffn_modules, head_counts, layer_windows
 from gemma_encoder.inference import evaluating
+from gemma_encoder.inputs import positions, without_bos
 from gemma_encoder.masks import SIZED, parse_attention
 from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel, encoder_of
 from gemma_encoder.pooling import parse_pooling, slots_read
-from gemma_encoder.verify import PADDINGS, PROBE_TOKENS, check_padding
+from gemma_encoder.verify import PROBE_TOKENS, PROBED_PADDINGS, check_padding
 
 LONGEST_PROBE = 40  # tokens; an influence matrix of n tokens takes n + 1 passes for every kind of padding
 DRAWS = 64  # tokens of the rows on which dropout is counted
@@ -56,7 +57,7 @@ def verify(model: GemmaEncoderPreTrainedModel) -> list[Proof]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
         return [
-            *(_visibility(model, padding) for padding in PADDINGS),
+            *(_visibility(model, padding) for padding in PROBED_PADDINGS),
             *(_edges(encoder, width) for width in _widths(encoder) if width + 2 > LONGEST_PROBE),
             *(_pads(encoder, side) for side in ("right", "left")),
             _batch_invariance(encoder),
@@ -102,9 +103,9 @@ def _edges(encoder: GemmaEncoder, width: int) -> Proof:
 
     With equal scores, and as values one column for each key next to an edge, an output is 0 where its key is not read.
     """
-    what, positions = f"edges of a width of {width}", encoder.config.decoder.max_position_embeddings
-    if width >= positions:
-        return Proof(what, "none in reach", f"not measured: the model reads {positions} tokens", True)
+    what, limit = f"edges of a width of {width}", positions(encoder.config.decoder)
+    if limit is not None and width >= limit:
+        return Proof(what, "none in reach", f"not measured: the model reads {limit} tokens", True)
     tokens = torch.arange(width + 1, device=encoder.device)
     keys = tokens[[0, 1, width - 1, width]]
     shapes = [(1, heads, len(tokens), len(keys)) for heads in head_counts(encoder.config.decoder)]
@@ -125,8 +126,7 @@ def _batch(encoder: GemmaEncoder, lengths: list[int], side: str = "right") -> tu
     """Rows of random tokens `(batch, seq)` and their mask."""
     width = max(lengths)
     ids = torch.randint(encoder.config.decoder.vocab_size, (len(lengths), width), device=encoder.device)
-    if (bos := bos_id(encoder.config.decoder)) is not None:  # which has no place inside a row
-        ids = ids.where(ids != bos, bos - 1 if bos else 1)
+    ids = without_bos(ids, encoder.config.decoder)
     mask = torch.arange(width, device=encoder.device) < torch.tensor(lengths, device=encoder.device)[:, None]
     return ids, mask if side == "right" else mask.flip(1)
 
@@ -163,7 +163,7 @@ def _batch_invariance(encoder: GemmaEncoder) -> Proof:
 
 
 def _pooled_alone(encoder: GemmaEncoder) -> list[Proof]:
-    """The vector of a batch of which no more is computed than a pooler reads that does not read all."""
+    """The pooled vector when only what the pooler reads is computed, against the full computation."""
     ids, mask = _batch(encoder, _lengths(encoder), "left")
     if slots_read(encoder.config.pooling, mask) is None:
         return []
@@ -171,7 +171,7 @@ def _pooled_alone(encoder: GemmaEncoder) -> list[Proof]:
     with evaluating(encoder):
         gap = _gap(encoder(ids, mask, only_pooled=True).pooler_output, encoder(ids, mask).pooler_output)
     asked, measured = f"equal within {tolerance:g}", f"gap {gap:.1e}"
-    return [Proof("vectors without what nobody reads", asked, measured, gap <= tolerance)]
+    return [Proof("vectors when only what is read is computed", asked, measured, gap <= tolerance)]
 
 
 def _gap(one: Tensor, other: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 The feed-forward block of the last layer computes each token by itself, so it is given these tokens alone, and the
 others pass it by with a zero in its place. The vectors, the loss and every gradient are those of the whole block.
-Where the sublayers of Gemma 2 are written out, only these tokens ask in the last attention, and go on; see `gemma2`.
+Where the sublayers of Gemma 2 are written out, the last attention has queries for these tokens alone; see `gemma2`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ _batch = _Batch()
 def skip_unread(backbone: PreTrainedModel) -> None:
     """Let the last feed-forward block of `backbone` compute what `Visibility.read` names, in place.
 
-    The attention before it tells it, so that gradient checkpointing, which runs what is in the layer again, maybe in
-    another thread, tells it again. Dropout on the output has to be there already: it acts on what was computed.
+    Three hooks: `_tell` on the last attention notes which tokens are read, `_choose` gives the feed-forward block those
+    alone, `_spread` puts its output back in place. `_tell` sits on the attention so that it runs again when gradient
+    checkpointing recomputes the layer, perhaps in another thread. Dropout on the output has to be there already: it
+    acts on what was computed.
     """
     attention, ffn = attention_modules(backbone)[-1], ffn_modules(backbone)[-1]
     if _tell in attention._forward_pre_hooks.values():  # a decoder that is adapted twice
@@ -40,10 +42,15 @@ def skip_unread(backbone: PreTrainedModel) -> None:
     ffn.register_forward_hook(_spread)
 
 
+def skips_unread(backbone: PreTrainedModel) -> bool:
+    """Whether the hooks are on the last layer still: layers may be put in another order."""
+    return _tell in attention_modules(backbone)[-1]._forward_pre_hooks.values()
+
+
 def _tell(attention: nn.Module, inputs: tuple, keywords: dict[str, Any]) -> None:
     """What of the coming batch is read, if more goes on."""
     visibility = keywords["visibility"]
-    read = visibility.read if visibility.last is None else None
+    read = visibility.read if visibility is not None and visibility.last is None else None
     if _batch.read is not read:  # torch.compile cannot write where activations are recomputed
         _batch.read = read
 

@@ -4,8 +4,8 @@ Flags that switch a decoder to bidirectional attention are ignored by some atten
 nothing here asks a flag: change token j, run the model, and record which states move. Each layer is also probed alone,
 because behind one layer that mixes all tokens the whole model looks the same whatever the later layers do.
 
-`check_visibility` measures with equal attention scores: a trained decoder gives some tokens so little weight that a
-change of theirs is rounded away, above all in bfloat16, and what is not seen would look like what must not be seen.
+`check_visibility` sets all attention scores equal. A trained decoder gives some tokens so little weight that changing
+them is rounded away, especially in bfloat16; a token that is seen would then look like one that is hidden.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PROBE_TOKENS = 8  # short enough for (tokens + 1) forward passes of a large mode
 LOAD_TOKENS = 3  # of the probe on every load: few passes, so that a large model loads fast
 PADS = 3
 CANDIDATES = 512  # ids from which those of a probe are taken
-PADDINGS = ("none", "all ones", "right", "left")
+PROBED_PADDINGS = ("none", "all ones", "right", "left")
 
 
 def _unlike(encoder: GemmaEncoder, count: int) -> Tensor:
@@ -83,10 +83,10 @@ def _states(encoder: GemmaEncoder, ids: Tensor, others: Tensor, padding: str) ->
 def influence_matrix(model: GemmaEncoderPreTrainedModel, ids: Tensor, padding: str = "none") -> Tensor:
     """The influence of every token of `ids (seq,)` on every state after every layer: bool `(layers, seq, seq)`.
 
-    `padding` is one of PADDINGS: how the row is put into a batch. The model is left in the mode it was in.
+    `padding` is one of PROBED_PADDINGS: how the row is put into a batch. The model is left in the mode it was in.
     """
     encoder = encoder_of(model)
-    check_choice("padding", padding, PADDINGS)
+    check_choice("padding", padding, PROBED_PADDINGS)
     ids, table = ids.to(encoder.device), encoder.get_input_embeddings().weight
     farthest = torch.cdist(table[ids].float(), table[:CANDIDATES].float()).argmax(dim=-1)
     others = _unlike(encoder, len(ids) + PADS)
@@ -101,7 +101,7 @@ def layer_matrix(model: GemmaEncoderPreTrainedModel, ids: Tensor, padding: str =
     Entry `[l, i, j]` is True when changing the state of token j in front of layer l changes that of token i behind it.
     """
     encoder, calls = encoder_of(model), []
-    check_choice("padding", padding, PADDINGS)
+    check_choice("padding", padding, PROBED_PADDINGS)
     batch, mask, where = _batch(ids.to(encoder.device), _unlike(encoder, len(ids) + PADS), padding)
     where = slice(0, len(ids)) if encoder.config.unpadded else where  # a packed batch starts with the first row
     hooks = [
@@ -123,8 +123,8 @@ def layer_matrix(model: GemmaEncoderPreTrainedModel, ids: Tensor, padding: str =
 def _layer_influence(layer: nn.Module, args: tuple, kwargs: dict, attention: nn.Module, where: slice) -> Tensor:
     """Which tokens of the first row at `where` move which, through one call of `layer`: bool `(seq, seq)`.
 
-    What comes out of its attention counts too, where that is a module that is called: the sum with the state that went
-    in may round the difference away, in half precision. See `gemma2` for where it is not.
+    The output of its attention module counts too, if that module is called (see `gemma2` for where it is not): in half
+    precision the residual sum may round a difference away.
     """
     hidden, *rest = args
     read: list[Tensor] = []
@@ -164,7 +164,7 @@ def check_visibility(model: GemmaEncoderPreTrainedModel, tokens: int = PROBE_TOK
     Returns the influence matrix `(layers, tokens, tokens)`; raises VisibilityError at the first difference: in the
     whole model, in one layer alone, or because something else in the batch moves a token.
     """
-    return [check_padding(model, padding, tokens) for padding in PADDINGS][-1]
+    return [check_padding(model, padding, tokens) for padding in PROBED_PADDINGS][-1]
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 
 A batch of rows of unequal length travels through every linear layer, norm and feed-forward block as ONE packed row of
 real tokens, `(1, tokens, dim)`. Only inside attention is it opened into rows `(rows, heads, width, head_dim)`, in a few
-groups of like length, where `width` is the longest row of a group, and closed again.
+groups of like length, where `width` is the longest row of a group, and closed again. The field calls this padding and
+unpadding (`pad_input` and `unpad_input` of FlashAttention); here rows are *opened* and *closed*.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Open(torch.autograd.Function):
     """From tokens to slots: `(tokens * heads, dim) -> (slots * query heads, dim)`, row s is that of `index[s]`.
 
     The gradient of a token is that of its slot, `slots[token]`: a slot without a token has none, as nobody reads it.
-    autograd, which cannot know that, would add up all slots of a token, on a GPU in an order that changes.
+    autograd does not know this and would sum over all slots of a token, on a GPU in an order that changes from run to
+    run.
     """
 
     @staticmethod
@@ -87,17 +89,18 @@ class Visibility:
     kinds: the number of the bias of each layer.
     position_ids: `(1, tokens)` packed, `(batch, width)` padded; each row counts its tokens from 0.
     heads: of queries.
-    queries, keys: for each slot of each query head, counted through the groups, what it holds, by number among the
-        tokens times their heads, of queries and of keys and values. A slot beyond the end of a row holds the first
-        token of the row, which nobody reads there: a NaN of one row must not reach another.
-    query_slots, key_slots: for each token and query head its slot. All four are None when the batch travels padded.
-    read: the tokens (slots, when the batch travels padded), by number, whose states are read after the last layer; None
+    queries, keys: for every slot of every query head, in the order of the groups, which token it holds: an index into
+        the `(tokens * heads)` rows of queries, or the `(tokens * key heads)` rows of keys and values. A slot behind the
+        end of a row holds the first token of that row. Nobody reads it there, but a NaN must not travel from one row to
+        another.
+    query_slots, key_slots: the reverse, the slot of every token and query head. All four are None for a padded batch.
+    read: indices of the tokens (of the slots, if the batch is padded) whose states are read after the last layer; None
         for all.
-    last: of the last layer, where only tokens that are read ask, and go on; None where all do.
+    last: the Visibility of the last layer if only those tokens are computed there; else None.
     written_out: the `id` of every layer whose sublayers run written out, in `last` that of the last one; decided once,
         as hooks may be gone when activations are recomputed. See `gemma2`.
     adaptation: which of the adaptations of the decoder the batch is for; see attention.new_adaptation.
-    spare: so many tokens of one more row, which nobody reads, follow those of the batch.
+    spare: number of filler tokens behind those of the batch; they form a row of their own, which nobody reads.
     """
 
     groups: list[Group]
@@ -235,19 +238,19 @@ def look_from(seen: Visibility, read: Tensor) -> Visibility:
     A row of spare tokens has its first one in their place, which `read` of the result names as well.
     """
     rows = sum(group.shape[0] for group in seen.groups)
-    asking = read.view(rows - (seen.spare > 0), -1)
+    tokens = read.view(rows - (seen.spare > 0), -1)
     if seen.spare:
         first = seen.position_ids.shape[1] - seen.spare
-        asking = torch.cat([asking, asking.new_full((1, asking.shape[1]), first)])
-    positions = seen.position_ids[0, asking]
+        tokens = torch.cat([tokens, tokens.new_full((1, tokens.shape[1]), first)])
+    positions = seen.position_ids[0, tokens]
     groups = []
     for group in seen.groups:
         at = positions[group.rows][:, None, :, None]
         biases = [group.biases[seen.kinds[-1]].take_along_dim(at, dim=2)]
-        groups.append(Group((group.shape[0], asking.shape[1], group.shape[2]), biases, group.rows))
-    by_token = torch.arange(asking.numel() * seen.heads, device=read.device).view(rows, -1, seen.heads)
+        groups.append(Group((group.shape[0], tokens.shape[1], group.shape[2]), biases, group.rows))
+    by_token = torch.arange(tokens.numel() * seen.heads, device=read.device).view(rows, -1, seen.heads)
     queries = by_token.transpose(1, 2)[torch.cat([group.rows for group in groups])].flatten()
-    asked = {"queries": queries, "query_slots": queries.argsort(), "read": asking.flatten()}
+    asked = {"queries": queries, "query_slots": queries.argsort(), "read": tokens.flatten()}
     return replace(seen, groups=groups, kinds=[0], **asked)
 
 

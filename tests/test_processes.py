@@ -17,7 +17,10 @@ if __name__ == "__main__":
     print(pool.submit(os.getpid).result(), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
-POOLS = [("gemma_encoder.experiments.sweep", "_prepare", ()), ("gemma_encoder.reports.runner", "_prepare_lane", (1, "."))]
+POOLS = [
+    ("gemma_encoder.experiments.sweep", "_prepare", ()),
+    ("gemma_encoder.reports.runner", "_prepare_lane", (1, ".")),
+]
 
 
 @pytest.mark.parametrize(("module", "prepare", "arguments"), POOLS)

@@ -144,7 +144,7 @@ def test_a_last_attention_that_sees_too_little_where_only_some_ask(tiny_decoder,
         return found
 
     monkeypatch.setattr(gemma_encoder.model, "look_from", blind)
-    assert failing(model) == ["vectors without what nobody reads"]
+    assert failing(model) == ["vectors when only what is read is computed"]
 
 
 def test_rows_that_move_each_other(tiny_decoder):

@@ -9,14 +9,14 @@ from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification, c
 from gemma_encoder.errors import InputError
 from gemma_encoder.families import attention_modules
 from gemma_encoder.masks import and_masks, bidirectional, causal, reach, window
-from gemma_encoder.verify import PADDINGS, VisibilityError, influence, layer_matrix
+from gemma_encoder.verify import PROBED_PADDINGS, VisibilityError, influence, layer_matrix
 from gemma_encoder.visibility import look
 
 IDS = torch.arange(5, 14)
 DISTANCE = torch.arange(9) - torch.arange(9)[:, None]  # kv - q
 
 
-@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("padding", PROBED_PADDINGS)
 @pytest.mark.parametrize("unpadded", [True, False])
 @pytest.mark.parametrize("width", [1, 2, 3, 9])
 def test_a_local_layer_sees_its_window_and_not_one_token_more(tiny_decoder, width, unpadded, padding):
@@ -32,7 +32,7 @@ def test_a_local_layer_sees_its_window_and_not_one_token_more(tiny_decoder, widt
         assert torch.equal(layer_matrix(model, IDS, padding), band.expand(4, 9, 9))
 
 
-@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("padding", PROBED_PADDINGS)
 @pytest.mark.parametrize(("attention", "sees"), [("bidirectional", DISTANCE < 9), ("causal", DISTANCE <= 0)])
 def test_a_global_layer_sees_everything_or_the_past(tiny_decoder, attention, sees, padding):
     model = GemmaEncoder.from_decoder(tiny_decoder("llama"), attention=attention)
