@@ -6,8 +6,8 @@
     model = load_lora("adapter", "google/gemma-2-2b")
     merge_lora(model).save_pretrained("merged")
 
-What plain PEFT does not do: it keeps neither pooler nor head unless told to, nor how the decoder was adapted, does not
-notice another base, and merges in the precision of the weights.
+Plain PEFT does not save pooler or head unless told to, does not record how the decoder was adapted, does not notice
+another base model, and merges in the precision of the weights.
 Source: Hu et al. (2021), arXiv 2106.09685.
 """
 
@@ -30,12 +30,14 @@ from gemma_encoder.errors import InputError
 from gemma_encoder.families import bos_id
 from gemma_encoder.heads import class_of
 from gemma_encoder.inference import evaluating
+from gemma_encoder.inputs import positions
 from gemma_encoder.loading import adapted_config, load_decoder
 from gemma_encoder.model import GemmaEncoderPreTrainedModel, cast, check_as_built, encoder_of, has_lora
 from gemma_encoder.pooling import parse_pooling
 from gemma_encoder.verify import LOAD_TOKENS, check_visibility
 
 BASE = "base.json"  # beside the adapter: which decoder it belongs to
+PEFT_PARTS = ("base_layer", "original_module")  # what PEFT puts into the names of weights that it leaves as they were
 
 
 def add_lora(model: GemmaEncoderPreTrainedModel, rank: int = 16, alpha: float = 32, dropout: float = 0.0) -> PeftModel:
@@ -69,25 +71,54 @@ def _check_whole(model: GemmaEncoderPreTrainedModel, config: LoraConfig) -> None
         raise InputError(f"the adapter does not keep {' and '.join(lost)}; valid: what add_lora() makes")
 
 
+def _check_adapters(names: list[str]) -> None:
+    """Refuse adapters that PEFT writes into folders of their own, where `load_lora` does not look."""
+    if names != ["default"]:
+        raise InputError(f"adapters {', '.join(map(repr, names))}; valid: one, 'default', as add_lora() makes it")
+
+
+def _check_frozen(backbone: nn.Module) -> None:
+    """Refuse a decoder that is trained beside its adapter: those weights would be in no file."""
+    if trained := [name for name, value in backbone.named_parameters() if value.requires_grad and _is_base(name)]:
+        raise InputError(
+            f"the decoder is trained beside the adapter, in {', '.join(trained[:4])}; "
+            "valid: a frozen decoder, or what merge_lora() gives, which save_pretrained keeps whole"
+        )
+
+
+def _is_base(name: str) -> bool:
+    """Whether a weight is the decoder's own: neither a LoRA matrix nor a copy that PEFT trains in place of a module."""
+    return "lora_" not in name and "modules_to_save" not in name.split(".")
+
+
 def base_digest(backbone: nn.Module) -> str:
     """sha256 over names, types and bytes of a decoder's own weights, with or without LoRA on it."""
     whole = hashlib.sha256()
     for name, value in sorted(backbone.state_dict().items()):
-        if "lora_" not in name:
-            whole.update(f"{name.replace('.base_layer', '')} {value.dtype} {tuple(value.shape)}".encode())
+        if _is_base(name):
+            plain = ".".join(part for part in name.split(".") if part not in PEFT_PARTS)
+            whole.update(f"{plain} {value.dtype} {tuple(value.shape)}".encode())
             whole.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return whole.hexdigest()
 
 
 def save_lora(model: PeftModel, folder: str | Path) -> None:
-    """Write adapter, pooler, head, the settings of the adaptation and the digest of the base, without its weights."""
+    """Write adapter, pooler, head, the settings of the adaptation and the digest of the base, without its weights.
+
+    `load_lora` has to be given the base exactly as it was under the adapter: one whose embedding was resized, or whose
+    weights were changed, has to be saved as well. Several adapters, one of another name than "default", or a decoder
+    that is trained beside its adapter is an InputError; nothing is written then.
+    """
+    _check_adapters(list(model.peft_config))
     inner = model.get_base_model()
+    backbone = encoder_of(inner).backbone
     _check_whole(inner, model.active_peft_config)
+    _check_frozen(backbone)
     check_as_built(inner)
     model.save_pretrained(str(folder))
     inner.config.architectures = [type(inner).__name__]
     inner.config.save_pretrained(folder)
-    facts = {"digest": base_digest(encoder_of(inner).backbone), "dtype": str(inner.dtype).removeprefix("torch.")}
+    facts = {"digest": base_digest(backbone), "dtype": str(inner.dtype).removeprefix("torch.")}
     Path(folder, BASE).write_text(json.dumps(facts, indent=2) + "\n")
 
 
@@ -159,7 +190,7 @@ def _vectors(model: GemmaEncoderPreTrainedModel) -> torch.Tensor:
     """Pooled vector of a row that is the same for every model of one vocabulary and pooler: `(1, dim)`, float64."""
     encoder = encoder_of(model)
     config = encoder.config.decoder
-    count = max(min(64, config.max_position_embeddings), parse_pooling(encoder.config.pooling)[1])
+    count = max(min(64, positions(config) or 64), parse_pooling(encoder.config.pooling)[1])
     ids = torch.arange(count, device=model.device)[None] * 7 % config.vocab_size
     if (bos := bos_id(config)) is not None:  # which has no place inside a row
         ids = ids.where(ids != bos, bos - 1 if bos else 1)

@@ -447,6 +447,62 @@ def test_an_adapter_that_plain_peft_made_is_refused_where_it_would_lose_the_head
         load_lora(kept, decoder())
 
 
+@pytest.mark.parametrize(("first", "more", "says"), [("default", ["b"], "'default', 'b'"), ("mine", [], "'mine'")])
+def test_adapters_that_would_not_be_loaded_again_are_not_saved(decoder, tmp_path, first, more, says):
+    settings = LoraConfig(target_modules=["q_proj"], modules_to_save=["head"])
+    plain = adapted(GemmaEncoderForSequenceClassification, decoder())
+    model = get_peft_model(plain, settings, adapter_name=first)
+    for name in more:
+        model.add_adapter(name, settings)
+        model.set_adapter(name)
+    with pytest.raises(InputError, match=f"^adapters {says}; valid: one, 'default', as add_lora"):
+        save_lora(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_decoder_that_is_trained_beside_its_adapter_is_not_saved_without_its_weights(decoder, tmp_path):
+    model = with_adapter(decoder())
+    model.get_base_model().encoder.backbone.norm.requires_grad_()
+    with pytest.raises(InputError, match=r"beside the adapter, in norm\.weight; valid: a frozen decoder, or"):
+        save_lora(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_embedding_that_peft_trains_comes_back_and_leaves_the_base_as_it_was(decoder, tokenizer, tmp_path):
+    plain = adapted(GemmaEncoderForSequenceClassification, decoder())
+    untrained, digest = predict(plain, tokenizer, TEXTS), base_digest(plain.encoder.backbone)
+    settings = LoraConfig(target_modules=["q_proj"], modules_to_save=["head", "embed_tokens"])
+    model = get_peft_model(plain, settings).eval()
+    with torch.no_grad():
+        plain.encoder.backbone.embed_tokens.modules_to_save["default"].weight.mul_(-1)
+    trained = predict(model, tokenizer, TEXTS)
+    assert (trained - untrained).abs().max() > 1e-2
+    assert base_digest(plain.encoder.backbone) == digest
+    save_lora(model, tmp_path)
+    loaded = load_lora(tmp_path, decoder())
+    assert torch.equal(predict(loaded, tokenizer, TEXTS), trained)
+    assert torch.equal(predict(merge_lora(loaded), tokenizer, TEXTS), trained)
+
+
+def test_a_resized_base_has_to_be_given_again_as_it_was(decoder, tokenizer, tmp_path):
+    plain = adapted(GemmaEncoderForSequenceClassification, decoder())
+    plain.resize_token_embeddings(len(tokenizer) + 8)
+    resized = deepcopy(plain.encoder.backbone)
+    model = add_lora(plain, rank=4)
+    save_lora(model, tmp_path)
+    with pytest.raises(InputError, match="belongs to a base of digest"):
+        load_lora(tmp_path, decoder())
+    assert torch.equal(predict(load_lora(tmp_path, resized), tokenizer, TEXTS), predict(model, tokenizer, TEXTS))
+
+
+def test_a_decoder_without_a_limit_of_positions_is_merged(decoder, monkeypatch):
+    model = with_adapter(decoder(), steps=0)
+    config = model.config.decoder
+    monkeypatch.delattr(type(config), "max_position_embeddings")
+    monkeypatch.delattr(config, "max_position_embeddings")
+    assert type(merge_lora(model)) is GemmaEncoderForSequenceClassification
+
+
 def test_what_tokens_see_is_measured_when_an_adapter_is_loaded(decoder, tmp_path, causal_look):
     save_lora(with_adapter(decoder()), tmp_path)
     causal_look()
