@@ -1,9 +1,8 @@
 """Where the time of a run goes, and how far it is from what the machine can do.
 
 Forward, backward, the clipping of the gradient and the optimiser, which are the mathematics of an update, are clocked
-inside Trainer; everything else of a step is overhead. Utilisation is the model's arithmetic (6 operations a weight of
-the blocks and token, 12 an attention pair and layer; embeddings and norms are not counted) over what this machine's
-best matrix product does in the same run.
+inside Trainer; everything else of a step is overhead. Utilisation is the model's arithmetic (`Shape.training`) over
+what this machine's best matrix product does in the same run.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from benchmarks.contenders import DYNAMIC, KIT, Clock, contender, kit_model
 from benchmarks.timing import Row, clocked, take_turns
 from benchmarks.workload import Work, config_of, tokenizer, work
 from gemma_encoder import linear
+from gemma_encoder.experiments.shapes import shape_in
 from gemma_encoder.tasks import collate
 
 SQUARES = (512, 1024, 2048)  # sides of the matrices whose product gives the ceiling
@@ -101,16 +101,6 @@ def ceiling() -> float:
     return best
 
 
-def operations(shape: str, lengths: list[int]) -> float:
-    """Operations of forward and backward over rows of these lengths; see the head of this module."""
-    config = config_of(shape)
-    heads = config.num_attention_heads + config.num_key_value_heads
-    block = 2 * config.hidden_size * config.head_dim * heads + 3 * config.hidden_size * config.intermediate_size
-    pairs = sum(length**2 for length in lengths)
-    attention = 12 * config.num_attention_heads * config.head_dim * pairs
-    return config.num_hidden_layers * (6 * block * sum(lengths) + attention)
-
-
 def update(model: PreTrainedModel, lengths: list[int]) -> None:
     """Forward and backward over one batch of rows of these lengths."""
     features = [{"input_ids": [1, *[5] * (length - 1)], "labels": at % 2} for at, length in enumerate(lengths)]
@@ -136,6 +126,6 @@ def scaling(data: Path | None, quick: bool) -> list[Row]:
     table = [Row("scaling", "matrix product", "ceiling", value=top / 1e9, unit="GFLOP/s")]
     for case, (shape, lengths) in cases.items():
         table.append(Row("scaling", case, "forward and backward", taken[case], sum(lengths), len(lengths)))
-        share = 100 * operations(shape, lengths) / min(taken[case]) / top
+        share = 100 * shape_in(config_of(shape)).training(lengths) / min(taken[case]) / top
         table.append(Row("scaling", case, "utilisation", value=share, unit="% of the ceiling"))
     return table

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
-from benchmarks.workload import Work, tokenizer, upstream
+from benchmarks.workload import ATTENTION_DROPOUT, Work, tokenizer, upstream
 from gemma_encoder import GemmaEncoderForSequenceClassification
 from gemma_encoder.tasks import collate
 
@@ -41,7 +41,7 @@ NOTES = {
 
 
 class Clock(TrainerCallback):
-    """Seconds from the begin of the first update to the end of the last, evaluation and start-up left out."""
+    """Seconds from the start of the first update to the end of the last, evaluation and start-up left out."""
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == 0:
@@ -51,13 +51,11 @@ class Clock(TrainerCallback):
         self.seconds = time.perf_counter() - self.start
 
 
-def kit_model(
-    shape: str, unpadded: bool = True, attention_dropout: float = 0.1, pooling: str = "last"
-) -> PreTrainedModel:
+def kit_model(shape: str, unpadded: bool = True, pooling: str = "last") -> PreTrainedModel:
     """Our classifier on the weights of `upstream(shape)`, its window as in the decoder, feed-forward dropout off."""
     decoder = upstream(shape).base_model
     decoder.config.sliding_window += 1
-    settings = {"attention_dropout": attention_dropout, "ffn_dropout": 0.0, "pooling": pooling, "num_labels": 2}
+    settings = {"attention_dropout": ATTENTION_DROPOUT, "ffn_dropout": 0.0, "pooling": pooling, "num_labels": 2}
     return GemmaEncoderForSequenceClassification.from_decoder(decoder, unpadded=unpadded, **settings)
 
 

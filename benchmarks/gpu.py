@@ -36,24 +36,17 @@ from benchmarks.timing import Row, wait
 from benchmarks.workload import MAX_LENGTH, sample
 from gemma_encoder import GemmaEncoderForSequenceClassification
 from gemma_encoder.errors import InputError, check_choice
+from gemma_encoder.experiments import shapes
+from gemma_encoder.experiments.shapes import Shape
 from gemma_encoder.lora import add_lora
 from gemma_encoder.model import compile_decoder
 from gemma_encoder.rows import padded
 
-SHAPES = {  # in the order of FIELDS; source: the public config files
-    "tiny": (64, 128, 4, 4, 2, 16, 512),
-    "2b": (2304, 9216, 26, 8, 4, 256, 256_000),
-    "9b": (3584, 14336, 42, 16, 8, 256, 256_000),
+SHAPES = {
+    "tiny": Shape(layers=4, width=64, heads=4, kv_heads=2, head_dim=16, ffn=128, vocab=512),
+    "2b": shapes.SHAPES["google/gemma-2-2b"],
+    "9b": shapes.SHAPES["google/gemma-2-9b"],
 }
-FIELDS = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "vocab_size",
-)
 PACKED, UPSTREAM = "kit, packed", "transformers, dynamic padding"
 COMPILED = f"{PACKED}, layers compiled"
 
@@ -87,10 +80,11 @@ SETTINGS = (  # what is asked first comes first; what compiles takes longest, an
 def build(setting: Setting, shape: str, rank: int, device: torch.device) -> PreTrainedModel:
     """A classifier of random weights in bfloat16, ready to train."""
     torch.manual_seed(0)
-    sizes = dict(zip(FIELDS, SHAPES[shape], strict=True))
     # transformers' loss writes the kind of problem into the configuration, and what is compiled compiles again for it
     kind = "single_label_classification"
-    config = Gemma2Config(**sizes, num_labels=2, problem_type=kind, use_cache=False, pad_token_id=0)
+    config = Gemma2Config(
+        **shapes.sizes_of(SHAPES[shape]), num_labels=2, problem_type=kind, use_cache=False, pad_token_id=0
+    )
     config.is_causal, config.attention_dropout = False, 0.0 if setting.flash else 0.1
     kernel = "flash_attention_2" if setting.flash else "eager"
     with torch.device(device):
@@ -136,14 +130,6 @@ def matmul_rate(device: torch.device, side: int) -> float:
         wait(device)
         times.append(time.perf_counter() - start)
     return 2 * side**3 / min(times)
-
-
-def operations(shape: str, lengths: list[int], trained: bool) -> float:
-    """Operations of forward and backward; a frozen weight has no gradient of its own (4 instead of 6 a token)."""
-    width, ffn, layers, heads, kv_heads, head_dim, _ = SHAPES[shape]
-    block = 2 * width * head_dim * (heads + kv_heads) + 3 * width * ffn
-    attention = 12 * heads * head_dim * sum(length**2 for length in lengths)
-    return layers * ((6 if trained else 4) * block * sum(lengths) + attention)
 
 
 def steps(model: PreTrainedModel, rows: list[dict[str, torch.Tensor]], device: torch.device) -> Iterator[float]:
@@ -193,7 +179,7 @@ def measure(
     tokens = round(sum(map(sum, counted)) / len(counted))
     pairs = zip(counted, seconds, strict=True)
     share = statistics.median(
-        operations(options.shape, lengths, not options.lora) / took / top for lengths, took in pairs
+        SHAPES[options.shape].training(lengths, frozen=bool(options.lora)) / took / top for lengths, took in pairs
     )
     table = [
         Row("gpu", case, setting.name, seconds, tokens, options.batch),
@@ -207,7 +193,7 @@ def measure(
 
 def tuning(options: argparse.Namespace, device: torch.device) -> Iterator[list[Row]]:
     """Every setting of this shape on this task, the rows of each together."""
-    rows = batches(options.task, options.batch, options.updates, SHAPES[options.shape][-1], options.data_dir)
+    rows = batches(options.task, options.batch, options.updates, SHAPES[options.shape].vocab, options.data_dir)
     top = matmul_rate(device, 8192 if device.type == "cuda" else 256)
     yield [Row("gpu", "matrix product", "ceiling", value=top / 1e12, unit="TFLOP/s")]
     for setting in SETTINGS:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.timing import Row, clocked, take_turns, wait
+from benchmarks.two_pass import kept, two_pass
 from gemma_encoder.attention import formula
 from gemma_encoder.masks import bidirectional
-from gemma_encoder.two_pass import kept, two_pass
 
 SIZES = {"cuda": (16, 8, 4, 512, 256), "cpu": (2, 4, 2, 64, 32)}  # rows, heads, heads of keys, tokens, head width
 SOFTCAP, RATE = 50.0, 0.1

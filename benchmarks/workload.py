@@ -33,6 +33,7 @@ from gemma_encoder.tokens import token_ids
 LENGTHS = DATA / "lengths.csv"
 CHARACTERS_PER_TOKEN = 4.2
 SHORTEST, LONGEST = 4, 512  # tokens
+ATTENTION_DROPOUT = 0.1
 FILES = {
     "SST-2": ("glue/sst2/train.jsonl.gz", ("sentence",)),
     "MNLI": ("glue/mnli/train.jsonl.gz", ("premise", "hypothesis")),
@@ -74,7 +75,7 @@ def config_of(shape: str) -> Gemma2Config:
     return Gemma2Config(**SIZES[shape] | COMMON | SPECIAL)
 
 
-def upstream(shape: str, attention_dropout: float = 0.1) -> Gemma2ForSequenceClassification:
+def upstream(shape: str) -> Gemma2ForSequenceClassification:
     """transformers' own classifier of that shape, bidirectional, with the random weights that everybody gets.
 
     Its window counts differently (`|q - kv| <= W` where ours is `|q - kv| < W`), so it gets one less.
@@ -82,7 +83,7 @@ def upstream(shape: str, attention_dropout: float = 0.1) -> Gemma2ForSequenceCla
     config = config_of(shape)
     config.is_causal, config.use_cache = False, False
     config.sliding_window -= 1
-    config.attention_dropout, config.num_labels = attention_dropout, 2
+    config.attention_dropout, config.num_labels = ATTENTION_DROPOUT, 2
     torch.manual_seed(0)
     return Gemma2ForSequenceClassification._from_config(config, attn_implementation="eager", dtype=torch.float32)
 

@@ -43,10 +43,6 @@ def _past_or_prefix(width: int, batch: Tensor, head: Tensor, q: Tensor, kv: Tens
     return (kv <= q) | (kv < width)
 
 
-def _below(lengths: Tensor, batch: Tensor, head: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-    return kv < lengths[batch]
-
-
 def _joined(join: Callable[[Tensor, Tensor], Tensor], masks: Sequence[Mask], *at: Tensor) -> Tensor:
     return reduce(join, (mask(*at) for mask in masks))
 
@@ -69,11 +65,6 @@ def prefix(width: int) -> Mask:
     """`kv <= q or kv < width`: bidirectional among the first `width` tokens, causal after them (prefix LM)."""
     _check_width("prefix", width)
     return partial(_past_or_prefix, width)
-
-
-def keys_below(lengths: Tensor) -> Mask:
-    """`kv < lengths[batch]`: no token reads beyond the end of its row. `lengths` has shape `(batch,)`."""
-    return partial(_below, lengths)
 
 
 def and_masks(*masks: Mask) -> Mask:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
 MOMENTUM = 0.95
+STEPS = 5  # of Newton-Schulz
 
 
-def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
+def orthogonal(matrix: Tensor) -> Tensor:
     """Nearly U V' of the singular value decomposition U S V' of `matrix (rows, columns)`, by Newton-Schulz.
 
     X <- a X + (b X X' + c (X X')^2) X, from X = matrix / |matrix|, five times: all singular values come near 1.
@@ -24,7 +25,7 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / x.norm().clamp(min=1e-7)
-    for _ in range(steps):
+    for _ in range(STEPS):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.T if tall else x

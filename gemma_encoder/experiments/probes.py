@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from random import Random
 
 import torch
@@ -14,25 +15,27 @@ from gemma_encoder.tasks.world.grammar import sentence
 from gemma_encoder.tasks.world.habits import habit
 from gemma_encoder.tasks.world.stream import ask, facts_of_story, tell
 
+PAIRS = 400  # of right and wrong sentences
 
-def questions(seed: int, split: str = "test") -> Iterator[tuple[str, str]]:
+
+def questions(seed: int) -> Iterator[tuple[str, str]]:
     """Endless (story with question, answer) pairs: one to three facts, one question each time.
 
     A space comes first, here and below, as before every document that the decoder was trained on.
     """
     rng = Random(seed)
     while True:
-        facts = facts_of_story(rng, split, rng.randint(1, 3))
+        facts = facts_of_story(rng, "test", rng.randint(1, 3))
         told = [False] * len(facts)
         question, answer = ask(rng, facts, told)[0]
         yield f" {tell(rng, facts, told)} {question}", answer
 
 
-def agreement_pairs(seed: int, split: str = "test") -> Iterator[tuple[str, str]]:
+def agreement_pairs(seed: int) -> Iterator[tuple[str, str]]:
     """Endless (right, wrong) pairs that differ in the number of the verb, with a noun of the other number before it."""
     rng = Random(seed)
     while True:
-        made = habit(rng, split, link=True)
+        made = habit(rng, "test", link=True)
         if made.plural != made.other_plural:
             yield f" {sentence(made.say())}", f" {sentence(made.say(agree=False))}"
 
@@ -70,12 +73,9 @@ def answer_accuracy(
     return {kind: sum(rows) / len(rows) for kind, rows in right.items()}
 
 
-def agreement_accuracy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int = 400, seed: int = 0
-) -> float:
+def agreement_accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
     """Share of minimal pairs in which the right sentence is the more probable one."""
-    source = agreement_pairs(seed)
-    right, wrong = zip(*(next(source) for _ in range(count)), strict=True)
+    right, wrong = zip(*islice(agreement_pairs(seed=0), PAIRS), strict=True)
     totals = []
     for texts in (right, wrong):
         chosen, _, real = _scores(model, tokenizer, list(texts))

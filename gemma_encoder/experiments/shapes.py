@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import AutoConfig, PreTrainedConfig
 
 from gemma_encoder.errors import InputError
-from gemma_encoder.families import check_family
+from gemma_encoder.families import check_family, head_counts
 from gemma_encoder.loading import checkpoint_path, hub_name, load_with
 
 
@@ -40,6 +41,16 @@ class Shape:
     def multiplications(self, length: float) -> float:
         """Of one forward pass for one token of a row: the linear layers, the scores and the weighted sums."""
         return self.linear + 2 * self.layers * self.heads * self.head_dim * length
+
+    def training(self, lengths: Sequence[int], frozen: bool = False) -> float:
+        """Operations of forward and backward over rows of these lengths; embeddings and norms are not counted.
+
+        6 for each weight of the blocks and token, or 4 where weights are frozen, which then have no gradient of their
+        own; 12 for each attention pair, head, value of a head and layer.
+        """
+        pairs = sum(length**2 for length in lengths)
+        attention = 12 * self.layers * self.heads * self.head_dim * pairs
+        return (4 if frozen else 6) * self.linear * sum(lengths) + attention
 
     def lora(self, rank: int) -> int:
         """Weights of LoRA's two matrices on every linear layer of the blocks: rank x (inputs + outputs)."""
@@ -77,23 +88,38 @@ def config_of(model: str) -> PreTrainedConfig:
     shape = _listed(model)
     if shape is None:
         raise InputError(f"no shape is known of model {model!r}; valid: a checkpoint folder, {', '.join(SHAPES)}")
-    sizes = {"num_hidden_layers": shape.layers, "hidden_size": shape.width, "intermediate_size": shape.ffn}
-    heads = {"num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim}
-    return AutoConfig.for_model(shape.family, vocab_size=shape.vocab, **sizes, **heads)
+    return AutoConfig.for_model(shape.family, **sizes_of(shape))
+
+
+def sizes_of(shape: Shape) -> dict[str, int]:
+    """A shape in the names of transformers' configurations."""
+    return {
+        "num_hidden_layers": shape.layers,
+        "hidden_size": shape.width,
+        "intermediate_size": shape.ffn,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "vocab_size": shape.vocab,
+    }
 
 
 def shape_of(model: str) -> Shape:
     """From the table, or from the config of a checkpoint folder; InputError for anything else."""
     if listed := _listed(model):
         return listed
-    config = config_of(model)
+    return shape_in(config_of(model))
+
+
+def shape_in(config: PreTrainedConfig) -> Shape:
+    """The shape that a configuration of a supported family has."""
     check_family(config)
-    heads = config.num_attention_heads
+    heads, kv_heads = head_counts(config)
     return Shape(
         layers=config.num_hidden_layers,
         width=config.hidden_size,
         heads=heads,
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        kv_heads=kv_heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         ffn=config.intermediate_size,
         vocab=config.vocab_size,

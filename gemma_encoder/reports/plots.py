@@ -88,7 +88,6 @@ def means_with_intervals(
     colour: str | None = None,
     published: Mapping[str | tuple[str, str], float | None] | None = None,
     label: str = "score (points)",
-    title: str = "",
 ) -> Figure:
     """Means with 95 % t-intervals over seeds, one row of the figure per `by`, one colour and shape per `colour`.
 
@@ -111,7 +110,7 @@ def means_with_intervals(
             if (key := (row, group) if colour else row) in paper:
                 _published(ax, paper[key], y)
         ax.set_yticks(range(len(rows)), [str(row) for row in rows])
-        ax.set(xlabel=label, ylabel=by, title=title, ylim=(len(rows) - 0.5, -0.5))
+        ax.set(xlabel=label, ylabel=by, ylim=(len(rows) - 0.5, -0.5))
         ax.grid(visible=False, axis="y")
         ax.margins(x=0.08)
         handles = _legend(groups if colour else [], bool(paper))
@@ -125,12 +124,11 @@ def matrix(
     unit: str = "attention weight",
     meaning: tuple[str, str] = ("cannot see", "sees"),
     sides: tuple[str, str] = ("query token", "attends to"),
-    limit: float | None = None,
 ) -> Figure:
     """Square matrices side by side; `sides` says what goes down and what goes across.
 
     Boolean panels (masks, influence matrices) show two colours named by `meaning`; others are heat maps in `unit` from
-    0 to `limit` (default: the largest value of all panels), so that panels compare.
+    0 to the largest value of all panels, so that panels compare.
     """
     arrays = {name: np.asarray(panel) for name, panel in panels.items()}
     shape = (len(tokens), len(tokens))
@@ -138,7 +136,7 @@ def matrix(
         raise InputError(f"panels for {len(tokens)} tokens have shape {shape}, received {wrong}")
     boolean = all(array.dtype == bool for array in arrays.values())
     colours = ListedColormap([GROUND, PALETTE[0]]) if boolean else "cividis"
-    top = 1 if boolean else limit or max(float(array.max()) for array in arrays.values())
+    top = 1 if boolean else max(float(array.max()) for array in arrays.values())
     with plt.rc_context(THEME):
         fig, axes = _grid(len(arrays), side=min(4.6, max(2.6, 0.34 * len(tokens))))
         for ax, (name, array) in zip(axes, arrays.items(), strict=True):

@@ -93,16 +93,14 @@ def at_once(count: int) -> float:
     return 1 - (1 - LEVEL) / count
 
 
-def words(result: Paired, better: str = "higher") -> str:
+def words(result: Paired) -> str:
     """One sentence about a paired difference; it claims a difference only if the interval leaves zero out."""
-    check_choice("direction", better, ("higher", "lower"))
     first, second = result.names
-    note = "" if better == "higher" else "lower is better; "
     side, kind = "above" if result.difference >= 0 else "below", "seeds" if result.fixed else "paired seeds"
     gap = f"{first} is {abs(result.difference):.1f} points {side} {second}"
     if result.n == 1:
-        return f"no difference shown: {gap} ({note}1 {kind[:-1]}, no interval)"
-    size = f"({note}95 % interval {result.low:.1f} to {result.high:.1f}, {result.n} {kind})"
+        return f"no difference shown: {gap} (1 {kind[:-1]}, no interval)"
+    size = f"(95 % interval {result.low:.1f} to {result.high:.1f}, {result.n} {kind})"
     shown = result.low > 0 or result.high < 0
     return f"{gap} {size}" if shown else f"no difference shown: {gap} {size}"
 
@@ -110,13 +108,12 @@ def words(result: Paired, better: str = "higher") -> str:
 def verdict(result: Paired, direction: str = "higher", margin: float = 1.0) -> str:
     """Does the measured difference bear out the paper? `direction` is what the paper says of first against second.
 
-    higher, lower: supported if the whole interval lies on the paper's side of zero, not supported if it lies wholly on
-    the other. equal: supported if the whole interval lies within +-`margin` points, not supported if wholly outside.
+    higher: supported if the whole interval lies above zero, not supported if it lies wholly below. equal: supported if
+    the whole interval lies within +-`margin` points, not supported if wholly outside.
     Everything else, and a single seed, cannot tell.
     """
-    check_choice("direction", direction, ("higher", "lower", "equal"))
-    low, high = (-result.high, -result.low) if direction == "lower" else (result.low, result.high)
-    if direction == "equal":
+    low, high = result.low, result.high
+    if check_choice("direction", direction, ("higher", "equal")) == "equal":
         supported, refuted = -margin < low and high < margin, low > margin or high < -margin
     else:
         supported, refuted = low > 0, high < 0
