@@ -1,8 +1,7 @@
-"""`python -m benchmarks`: the kit against what anybody would use instead, in one run of some forty minutes.
+"""`python -m benchmarks`: the kit against the usual alternatives, in one run of some forty minutes.
 
-Every part is on disk as soon as it is measured: a run that was interrupted goes on with the names of the parts that it
-lacks, and parts of an earlier run stay where they were measured in the same environment. `reproduce` takes minutes
-more, and is measured when it is named.
+Each part is saved as soon as it is measured: after an interruption, name the missing parts. Parts of an earlier run
+stay if they were measured in the same environment. `reproduce` takes several minutes more and runs only when named.
 """
 
 from __future__ import annotations

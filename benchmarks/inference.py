@@ -1,4 +1,4 @@
-"""`predict`, `embed` and `rank` against what anybody would call instead: equal outputs first, time second.
+"""`predict`, `embed` and `rank` against the usual alternatives: equal outputs first, time second.
 
 `pipeline` and CrossEncoder run transformers' own classifier, SentenceTransformer transformers' own decoder with mean
 pooling; "our export" is the same libraries on a checkpoint of ours.

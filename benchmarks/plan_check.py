@@ -1,6 +1,6 @@
 """How far the estimates of `gemma-encoder plan` are from real runs on this machine, on one thread.
 
-    python benchmarks/plan_check.py
+    python -m benchmarks.plan_check
 
 Two models: the tiny decoder in a run of its profile, and one of random weights in the shape of ettin-decoder-32m with
 the tiny tokenizer. Every estimate and every run is a process of its own, in turns, so that other work on the machine
@@ -31,6 +31,7 @@ from gemma_encoder.experiments.shapes import config_of, shape_of
 from gemma_encoder.experiments.sizes import work_of
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.loading import load_tokenizer
+from gemma_encoder.paths import ROOT
 
 SHAPE = "jhu-clsp/ettin-decoder-32m"
 TURNS = 3
@@ -89,8 +90,8 @@ def in_turns(spec: RunSpec) -> dict[str, list[dict[str, float]]]:
 
 
 def _ask(what: str, spec: RunSpec, setting: Mapping[str, str] = MappingProxyType({})) -> dict[str, float]:
-    command = [sys.executable, __file__, what, json.dumps(asdict(spec))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **setting})
+    command = [sys.executable, "-m", "benchmarks.plan_check", what, json.dumps(asdict(spec))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, **setting})
     return json.loads(done.stdout.splitlines()[-1])
 
 

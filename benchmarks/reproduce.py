@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import time
 from pathlib import Path
 
 from benchmarks.timing import Row
+from gemma_encoder.memory import peak_memory
 from gemma_encoder.paths import DATA, NOTEBOOKS, ROOT
 
 CASE = "make reproduce"
@@ -50,9 +50,7 @@ def rows_of(whole: float, said: str, timings: list[dict[str, float]]) -> list[Ro
     training = sum(timing["train_seconds"] for timing in timings)
     note = f"{len(timings)} runs, some side by side"
     table.append(Row("reproduce", CASE, "training, summed over runs", value=training, unit="s", note=note))
-    if timings:
-        memory = max(timing["peak_memory_mib"] for timing in timings)
-    else:
-        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    peaks = [timing["peak_memory_mib"] for timing in timings]
+    memory = max(peaks) if peaks else peak_memory(children=True)
     table.append(Row("reproduce", CASE, "memory of the largest process", value=memory, unit="MiB"))
     return table

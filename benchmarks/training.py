@@ -1,14 +1,13 @@
-"""Fine-tuning throughput and peak memory of the kit and of what anybody would use instead.
+"""Fine-tuning throughput and peak memory of the kit and of the usual alternatives.
 
-Every contender has a process of its own, as it has where it is used: there the kit's runs let freed memory be kept, the
-others do not, and no contender's memory lies as another one left it. Where tensors come to lie makes a process some
-percent faster or slower for as long as it lives, so those of a case are started several times.
+Every contender runs in its own process, as in normal use: only the kit's processes keep freed memory, and no contender
+finds memory as another left it. Where tensors happen to lie makes a whole process a few percent faster or slower, so
+the processes of a case are started several times.
 """
 
 from __future__ import annotations
 
 import random
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -36,7 +35,7 @@ from benchmarks.contenders import (
 )
 from benchmarks.timing import Row, own_processes, take_turns
 from benchmarks.workload import MAX_LENGTH, Work, work
-from gemma_encoder.memory import keep_freed_memory
+from gemma_encoder.memory import keep_freed_memory, peak_memory
 from gemma_encoder.paths import ROOT
 
 ALIKE = 1e-5  # largest relative difference between states that are the same but for rounding
@@ -146,7 +145,7 @@ def _own_peak(shape: str, name: str, data: str | None = None) -> float:
     one_epoch(contender(name, shape, work("QNLI", 2 * BATCH, data), BATCH))
     status = Path("/proc/self/status")
     if not status.is_file():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return peak_memory()
     # on Linux ru_maxrss of a child begins at the size of its parent; the high-water mark of its own memory does not
     return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
 

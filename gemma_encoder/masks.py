@@ -104,6 +104,7 @@ def parse_attention(attention: str) -> tuple[str, str, int]:
         case [("first" | "last") as end, count] if name in SIMPLE and count.isdecimal():
             return name, end, int(count)
     check_choice("attention", attention, ATTENTION)
+    # left is "window-N" itself, the letter not replaced
     raise InputError(f"attention {attention!r} needs a number in place of N")
 
 

@@ -1,4 +1,4 @@
-"""What the C library does with the memory of a tensor that is no longer needed."""
+"""Memory of this process: what the C library does with that of a tensor no longer needed, and the most there was."""
 
 from __future__ import annotations
 
@@ -25,3 +25,11 @@ def keep_freed_memory() -> None:
     if hasattr(library, "mallopt"):
         library.mallopt(MMAP_THRESHOLD, LARGEST)
         library.mallopt(TRIM_THRESHOLD, KEPT)
+
+
+def peak_memory(children: bool = False) -> float:
+    """The most memory that this process, or any one of its finished children, has had so far, in MiB."""
+    import resource  # which Windows has not
+
+    most = resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF).ru_maxrss
+    return most / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere

@@ -159,6 +159,7 @@ def parse_pooling(name: str) -> tuple[str, int]:
     if kind in COUNTED and k.isdecimal() and int(k) > 0:
         return kind, int(k)
     check_choice("pooling", name, POOLERS)
+    # left is "first-K" itself, the letter not replaced
     raise InputError(f"pooling {name!r} needs a number in place of K")
 
 

@@ -1,4 +1,4 @@
-"""Processes that this one started, or that started this one."""
+"""No process of a pool outlives the one that started it."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def refused(capsys, *argv: str) -> str:
         (["train", "sst2", "--set", "pooling=max"], "unknown pooling 'max'; valid: first, first-K"),
         (["train", "sst2", "--set", "attention=both"], "unknown attention 'both'; valid: bidirectional"),
         (["train", "sst2", "--set", "epoch=3"], "unknown setting 'epoch' (did you mean 'epochs'?)"),
-        (["train", "sst2", "--set", "epochs=many"], "epochs 'many' is a str; valid: int"),
+        (["train", "sst2", "--set", "epochs=many"], "epochs 'many' is of type str; valid: int"),
         (["train", "sst2", "--set", "pooling=2001-99-99"], "unknown pooling '2001-99-99'"),
         (["train", "sst2", "--set", "pooling=!!int x"], "unknown pooling '!!int x'"),
         (["train", "sst2", "--set", "epochs"], "a setting is given as key=value, received 'epochs'"),

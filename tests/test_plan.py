@@ -69,7 +69,7 @@ def test_a_profile_may_be_a_file_anywhere(tmp_path):
     ("old", "new", "line", "says"),
     [
         ("epochs: 2", "epoch: 2", 6, "unknown setting 'epoch' (did you mean 'epochs'?)"),
-        ("epochs: 2", "epochs: two", 6, "epochs 'two' is a str; valid: int"),
+        ("epochs: 2", "epochs: two", 6, "epochs 'two' is of type str; valid: int"),
         ("epochs: 2", "model: other", 6, "setting 'model' is given twice, first in line 2"),
         ("epochs: 2", "lora_alpha: 32.0", 6, "lora_alpha 32.0 with full fine-tuning"),
         ("epochs: 2", "batch_size: 32\nmicro_batch: 5", 7, "micro_batch 5 does not divide batch_size 32"),
@@ -95,7 +95,7 @@ def test_a_profile_may_be_a_file_anywhere(tmp_path):
         ("epochs: 2", "epochs: !two 2", 6, "could not determine a constructor for the tag '!two'"),
         ("epochs: 2", "epochs: !!int two", 6, "'two' is not valid as int"),
         ("epochs: 2", "epochs: 2026-13-45", 6, "'2026-13-45' is not valid as timestamp"),
-        ("epochs: 2", "epochs: 2026-12-24", 6, "epochs datetime.date(2026, 12, 24) is a date; valid: int"),
+        ("epochs: 2", "epochs: 2026-12-24", 6, "epochs datetime.date(2026, 12, 24) is of type date; valid: int"),
         ("epochs: 2", "epochs: 2\x07", 6, "character U+0007 is not allowed in YAML"),
         ("epochs: 2", "epochs: *two", 6, "found undefined alias 'two'"),
     ],

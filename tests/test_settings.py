@@ -105,7 +105,7 @@ def test_every_notebook_that_trains_takes_all_settings():
     ("pair", "says"),
     [
         ("epoch=2", "unknown setting 'epoch'"),
-        ("epochs=two", "epochs 'two' is a str; valid: int"),
+        ("epochs=two", "epochs 'two' is of type str; valid: int"),
         ("epochs=0", "epochs 0 is too small"),
         ("lora_alpha=16.0", "lora_alpha 16.0 with full fine-tuning"),
         ("tasks=[colla]", "unknown task 'colla'"),

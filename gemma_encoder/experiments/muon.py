@@ -19,7 +19,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     """Nearly U V' of the singular value decomposition U S V' of `matrix (rows, columns)`, by Newton-Schulz.
 
     X <- a X + (b X X' + c (X X')^2) X, from X = matrix / |matrix|, five times: all singular values come near 1.
-    Source: Jordan et al., 2024.
+    Source: Jordan et al., 2024, kellerjordan.github.io/posts/muon.
     """
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
@@ -32,7 +32,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonalised Nesterov momentum for matrices, scaled to the step of AdamW (Liu et al., 2025).
+    """Orthogonalised Nesterov momentum for matrices, scaled to the step of AdamW (Liu et al., 2025, arXiv 2502.16982).
 
     B <- 0.95 B + 0.05 G; W <- (1 - lr decay) W - lr 0.2 sqrt(max(rows, columns)) orthogonal(0.05 G + 0.95 B).
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -34,7 +33,7 @@ from gemma_encoder.experiments.watch import CHECKPOINT, EpochCurve, Evaluation
 from gemma_encoder.inference import CPU_SLOTS
 from gemma_encoder.inputs import check_row_lengths
 from gemma_encoder.loading import load_tokenizer
-from gemma_encoder.memory import keep_freed_memory
+from gemma_encoder.memory import keep_freed_memory, peak_memory
 from gemma_encoder.model import compile_layers, encoder_of
 from gemma_encoder.paths import check_writable
 from gemma_encoder.tasks import (
@@ -53,7 +52,8 @@ from gemma_encoder.tasks import (
 from gemma_encoder.tasks.outputs import Head
 
 EVALUATION_BATCH = 128  # rows
-OTHER_BATCH = 3  # what part of an evaluation's batches: the same rows are rounded otherwise there, in half precision
+# batch_spread evaluates again in batches a third as large: in half precision the same rows round differently there
+OTHER_BATCH = 3
 
 
 def arguments(spec: RunSpec, folder: str) -> TrainingArguments:
@@ -128,7 +128,7 @@ def _timing(seconds: float, tokens: int, trained: int) -> dict[str, float]:
         "train_seconds": seconds,
         "train_tokens": tokens,
         "tokens_per_second": trained / seconds,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mib": peak_memory(),
     }
 
 

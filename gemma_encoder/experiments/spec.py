@@ -46,8 +46,8 @@ class RunSpec:
     train_examples: int = 0  # a fixed random subset of this many; 0 takes all
     epochs: int = 3
     batch_size: int = 32  # examples per update
-    # examples in memory at a time, a divisor of batch_size; 0 takes all. The last, smaller update of an epoch weighs
-    # its micro-batches alike: examples of its smallest one count more than the others
+    # examples in memory at a time, a divisor of batch_size; 0: the whole batch. In the last, smaller update of an epoch
+    # every micro-batch has the same weight, so examples of the smallest one weigh more
     micro_batch: int = 0
     learning_rate: float = 5e-4  # peak, after warm-up; decays linearly to 0
     warmup: float = 0.1  # share of all updates
@@ -70,7 +70,7 @@ class RunSpec:
             value = getattr(self, name)
             fits = type(value) is kind or (kind is float and type(value) is int)
             if not fits:
-                raise InputError(f"{name} {value!r} is a {type(value).__name__}; valid: {kind.__name__}")
+                raise InputError(f"{name} {value!r} is of type {type(value).__name__}; valid: {kind.__name__}")
             if kind is float:  # 0 and 0.0 are one run
                 object.__setattr__(self, name, _as_float(name, value))
         check_choice("task", self.task, task_names())

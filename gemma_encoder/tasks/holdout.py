@@ -13,8 +13,8 @@ from gemma_encoder.tasks.task import Task
 def hold_out(task: Task, rows: Dataset) -> tuple[Dataset, Dataset]:
     """Nine tenths of the rows and the last tenth; rows that share their first text, such as a passage, stay together.
 
-    The tenth holds the last texts all of whose rows it has room for, or the very last text. InputError where all rows
-    have the same.
+    Texts are taken from the end, each with all its rows, as long as they fit into a tenth; at least the last text is
+    held out. InputError if all rows share one text.
     """
     first = task.text_columns[0]
     texts = rows[first][:]

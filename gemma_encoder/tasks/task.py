@@ -36,7 +36,7 @@ class Task:
     folder: where the task lies in a data folder, if not in `suite/name`.
     view: name of the view in `views.VIEWS` that makes these columns out of other ones on disk and on the hub.
     asks: the question that a row puts, in words.
-    relevant: the least grade that counts as relevant where a metric or a training list knows but two.
+    relevant: the lowest grade that counts as relevant, for metrics and training lists that only tell relevant from not.
     """
 
     name: str
