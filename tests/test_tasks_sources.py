@@ -178,6 +178,7 @@ CLASSES = "valid: 0 (negative), 1 (positive)"
         ({"sentence": "x", "label": 1, "idx": "7"}, "idx '7'; valid: an integer of 64 bits"),
         ({"sentence": "x", "label": 1, "idx": 2**63}, "idx 9223372036854775808; valid: an integer of 64 bits"),
         ({"sentence": "x", "label": 1, "idx": True}, "idx True; valid: an integer of 64 bits"),
+        ({"sentence": "x", "label": 1, "idx": {"a": 1}}, "idx {'a': 1}; valid: an integer of 64 bits"),
         ("[" * 100_000, "lists or objects too deep in each other; valid: a JSON object"),
     ],
 )
@@ -224,6 +225,13 @@ def test_a_missing_task_lists_the_tasks_of_the_folder(folder):
     assert str(caught.value) == f"no task glue/cola in {folder}; tasks there: glue/rte, glue/sst2"
 
 
+def test_a_task_without_a_suite_is_listed_too(tmp_path):
+    (tmp_path / "msmarco").mkdir()
+    (tmp_path / "msmarco" / "train.jsonl").touch()
+    with pytest.raises(InputError, match=r"tasks there: msmarco$"):
+        load(get_task("cola"), tmp_path)
+
+
 def test_a_missing_split_lists_the_splits_of_the_task(folder):
     (folder / "glue/sst2/validation.jsonl").rename(folder / "glue/sst2/test.jsonl")
     with pytest.raises(InputError) as caught:
@@ -236,6 +244,11 @@ def test_a_missing_folder_is_named_with_what_is_valid(tmp_path):
         load(get_task("sst2"), tmp_path / "nowhere")
     valid = "valid: 'builtin', 'hub', or a folder with <suite>/<task>/<split>.jsonl[.gz]"
     assert str(caught.value) == f"no data folder '{tmp_path / 'nowhere'}'; {valid}"
+
+
+def test_no_name_is_not_the_current_folder():
+    with pytest.raises(InputError, match=r"^no data folder ''; valid: 'builtin'"):
+        load(get_task("sst2"), "")
 
 
 def test_a_split_that_is_there_twice_is_refused(folder):

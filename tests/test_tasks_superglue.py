@@ -192,6 +192,7 @@ PASSAGE = {"passage_id": 1, "text": "x", "label": 1}
         ("msmarco", {"ideal_grades": [2**63]}, "ideal_grades [9223372036854775808]; valid: a list of integers"),
         ("msmarco", {"query_id": "\ud800"}, "query_id has half a surrogate pair at character 1"),
         ("msmarco", {"passages": [PASSAGE | {"passage_id": "a\ud800"}]}, "passage_id has half a surrogate pair at"),
+        ("wic", {"idx": {"a": 1}}, "idx {'a': 1}; valid: an integer of 64 bits"),
         ("record", {"idx": {"passage": 2**63, "query": 0}}, "column 'idx' holds {'passage': 9223372036854775808"),
         (
             "multirc",

@@ -49,8 +49,13 @@ def load_test(task: Task, data: str | Path = "builtin", split: str = "test") -> 
     rows, gold = list(numbered), "answers" if task.view == "record" else task.label_column
     if task.kind == "ranking" or any(not isinstance(row, dict) or row.get(gold) not in UNKNOWN for _, row in rows):
         return _checked(task, place, rows)
-    filled = [(line, row | {gold: (row.get("entities") or [])[:1] if gold == "answers" else 0}) for line, row in rows]
+    filled = [(line, row | {gold: _entities(row)[:1] if gold == "answers" else 0}) for line, row in rows]
     return _checked(task, place, filled).remove_columns(task.label_column)
+
+
+def _entities(row: dict[str, Any]) -> list[Any]:
+    """Those of an unlabelled row of ReCoRD; what is no list is for the view to refuse."""
+    return found if isinstance(found := row.get("entities"), list) else []
 
 
 def tasks_in(data: str | Path = "builtin") -> list[str]:
@@ -91,8 +96,8 @@ def digest(task: Task, data: str | Path = "builtin") -> str:
 
 def _root(data: str | Path) -> Path:
     root = BUILTIN if data == "builtin" else Path(data).expanduser()
-    if not root.is_dir():
-        raise InputError(f"no data folder {str(root)!r}; valid: 'builtin', 'hub', or a folder with {LAYOUT}")
+    if not str(data) or not root.is_dir():  # the path of no name at all is the current folder
+        raise InputError(f"no data folder {str(data and root)!r}; valid: 'builtin', 'hub', or a folder with {LAYOUT}")
     return root
 
 
@@ -101,7 +106,8 @@ def _files(task: Task, data: str | Path) -> dict[str, Path]:
     root = _root(data)
     folder = root / task.path
     if not folder.is_dir():
-        found = sorted({"/".join(path.parts[-3:-1]) for path in root.glob("*/*/*.jsonl*")})
+        paths = (*root.glob("*/*.jsonl*"), *root.glob("*/*/*.jsonl*"))
+        found = sorted({path.parent.relative_to(root).as_posix() for path in paths})
         raise InputError(f"no task {task.path} in {root}; tasks there: {', '.join(found) or 'none'}")
     return {split: _file(folder, name) for split, name in task.splits.items()}
 
@@ -233,7 +239,8 @@ def _valid(task: Task, row: object) -> dict[str, Any]:
             raise InputError(f"no column {column!r}; columns there: {', '.join(sorted(row)) or 'none'}")
     if view:
         row = {"idx": row.get("idx")} | view.make(row)
-    if not isinstance(idx := row.get("idx"), dict) and not (idx is None or whole(idx)):
+    kept = view and "idx" in view.keeps  # checked by the view
+    if not (kept or (idx := row.get("idx")) is None or whole(idx)):
         raise InputError(f"idx {short(idx)}; valid: an integer of 64 bits")
     if task.has_lists:
         _check_list(task, row)

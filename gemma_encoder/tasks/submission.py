@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gemma_encoder.errors import InputError, check_choice
+from gemma_encoder.reports.files import write_whole
 from gemma_encoder.tasks.diagnostics import DIAGNOSTICS
 from gemma_encoder.tasks.glue import GLUE
 from gemma_encoder.tasks.metrics import check_answers
@@ -49,8 +50,7 @@ def write_submission(
     lines = _tsv(task, predictions, indices) if task.suite == "glue" else _jsonl(task, predictions, indices)
     part = {"test": "", "test_matched": "-m", "test_mismatched": "-mm"}[split]
     path = folder / f"{FILES[task.name]}{part}.{'tsv' if task.suite == 'glue' else 'jsonl'}"
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_whole(path, "".join(f"{line}\n" for line in lines))
     return path
 
 
