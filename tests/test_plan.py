@@ -98,6 +98,7 @@ def test_a_profile_may_be_a_file_anywhere(tmp_path):
         ("epochs: 2", "epochs: 2026-12-24", 6, "epochs datetime.date(2026, 12, 24) is of type date; valid: int"),
         ("epochs: 2", "epochs: 2\x07", 6, "character U+0007 is not allowed in YAML"),
         ("epochs: 2", "epochs: *two", 6, "found undefined alias 'two'"),
+        ("epochs: 2", "---\nepochs: 2", 6, "expected a single document in the stream, but found another document"),
     ],
 )
 def test_a_faulty_profile_is_refused_with_its_line(written, old, new, line, says):
@@ -235,6 +236,8 @@ def test_what_a_run_reads_is_counted_where_it_is_and_known_where_it_is_not():
     assert (hub.rows, hub.texts, hub.evaluated) == (100, 2, 2 * 100 * hub.length)
     # 68 characters and the names of three columns, at 4.2 characters a token and two signs a name
     assert hub.length == pytest.approx(68 / 4.2 + (7 + 8 + 6) / 4.2 + 3 * 2)
+    held = work_of(RunSpec(task="copa", data="hub", evaluate_on="holdout"))
+    assert (held.rows, held.evaluated) == (360, 2 * 40 * held.length)
     with pytest.raises(InputError, match="the size of task 'trec_dl' is not known without its data; valid: a data"):
         work_of(RunSpec(task="trec_dl", data="hub"))
 

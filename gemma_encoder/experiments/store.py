@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
+from types import UnionType
+from typing import IO, Any
 
 import torch
 
@@ -24,6 +25,7 @@ from gemma_encoder.paths import REPORTS, ROOT
 from gemma_encoder.tasks import digest as data_digest
 from gemma_encoder.tasks import get_task
 
+NUMBER = int | float
 RUNS = REPORTS / "runs"
 # what can change a number: the method, the tasks and the training itself; not the command line or the reports
 TRAINING = tuple(f"gemma_encoder/experiments/{name}.py" for name in ("run", "splits", "watch"))
@@ -79,17 +81,26 @@ def run_folder(spec: RunSpec, root: Path = RUNS) -> Path:
 
 
 def load(spec: RunSpec, root: Path = RUNS) -> RunResult | None:
-    """The finished result of `spec`, or None; files that are missing or cut off are no result."""
+    """The finished result of `spec`, or None; files that are missing, cut off or of something else are no result."""
     folder = run_folder(spec, root)
     try:
-        parts = {
-            name: json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "timing", "environment")
-        }
-        curve = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
-        score = parts["metrics"].pop("score")
+        metrics, timing = (_values((folder / f"{name}.json").read_text(), NUMBER) for name in ("metrics", "timing"))
+        environment = _values((folder / "environment.json").read_text(), str)
+        curve = [_values(line, NUMBER) for line in (folder / "curve.jsonl").read_text().splitlines()]
+        score = metrics.pop("score")
     except (FileNotFoundError, ValueError, KeyError):
         return None
-    return RunResult(spec, parts["metrics"], score, curve, parts["timing"], parts["environment"], folder)
+    if len(curve) != spec.epochs or not all((folder / name).is_file() for name in ("spec.json", "predictions.jsonl")):
+        return None
+    return RunResult(spec, metrics, score, curve, timing, environment, folder)
+
+
+def _values(text: str, kind: type | UnionType) -> dict[str, Any]:
+    """A JSON object whose values are all of this kind; else a ValueError."""
+    found = json.loads(text)
+    if not isinstance(found, dict) or not all(isinstance(value, kind) for value in found.values()):
+        raise ValueError(f"not an object of {kind}")
+    return found
 
 
 @contextmanager

@@ -143,7 +143,8 @@ def _parsed(content: bytes) -> tuple[yaml.MappingNode, dict[str, Any]]:
         line = 1 + text.count("\n", 0, error.position)
         raise _ProfileError(line, f"character U+{error.character:04X} is not allowed in YAML") from None
     except yaml.MarkedYAMLError as error:
-        raise _ProfileError(error.problem_mark.line + 1, error.problem) from None
+        said = ", ".join(filter(None, (error.context, error.problem)))
+        raise _ProfileError(error.problem_mark.line + 1, said) from None
     if not isinstance(tree, yaml.MappingNode):
         raise _ProfileError(1, "no settings; valid: lines of `key: value`")
     return tree, profile
