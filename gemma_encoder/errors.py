@@ -10,7 +10,11 @@ class InputError(ValueError):
     """Bad input. The message is one line; the command line prints it and exits with code 2."""
 
 
-class VisibilityError(RuntimeError):
+class CommandFailed(RuntimeError):  # noqa: N818
+    """Work that was rightly asked for and failed; the command line prints the message and exits with 1."""
+
+
+class VisibilityError(CommandFailed):
     """The measured influence matrix is not the one that was asked for."""
 
 

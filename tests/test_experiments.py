@@ -136,12 +136,26 @@ def test_a_repaired_version_of_torch_is_the_same_run(tmp_path, monkeypatch):
     assert run_folder(SPEC, tmp_path) == before
 
 
-@pytest.mark.parametrize("content", ['{"matth', None], ids=["half a file", "no file"])
-def test_a_result_that_cannot_be_read_is_made_again(content, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.json", '{"matth'),
+        ("metrics.json", None),
+        ("metrics.json", "null"),
+        ("metrics.json", '{"score": null}'),
+        ("timing.json", "[1, 2]"),
+        ("environment.json", '{"threads": 1}'),
+        ("curve.jsonl", ""),
+        ("curve.jsonl", "7\n"),
+        ("spec.json", None),
+        ("predictions.jsonl", None),
+    ],
+)
+def test_a_result_that_cannot_be_read_is_made_again(name, content, tmp_path):
     first = run(SPEC, tmp_path)
-    broken = first.folder / "metrics.json"
+    broken = first.folder / name
     broken.unlink()
-    if content:
+    if content is not None:
         broken.write_text(content)
     assert load(SPEC, tmp_path) is None
     assert run(SPEC, tmp_path).metrics == first.metrics
@@ -526,6 +540,18 @@ def test_a_run_whose_process_is_killed_once_is_made(tmp_path):
     specs = [replace(SPEC, seed=seed) for seed in range(2)]
     assert [result.spec for result in sweep(specs, tmp_path, workers=1)] == specs
     killer.join()
+
+
+def interrupted():
+    sweep_module._prepare()
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_at_an_interrupt_the_processes_of_a_sweep_are_silent(capfd):
+    process = multiprocessing.get_context("spawn").Process(target=interrupted)
+    process.start()
+    process.join()
+    assert (process.exitcode, capfd.readouterr().err) == (130, "")
 
 
 def test_a_sweep_gives_what_a_single_run_gives(tmp_path):

@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from gemma_encoder.errors import CommandFailed
+from gemma_encoder.reports import index as index_module
 from gemma_encoder.reports.html import check_html
 from gemma_encoder.reports.index import without_paths, write_index
 from gemma_encoder.reports.runner import Result
@@ -90,6 +92,32 @@ def test_without_verdicts_it_says_so(tmp_path):
 )
 def test_paths_are_cut_and_nothing_else(text, expected):
     assert without_paths(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("/tmp/x/bob (lab)/data", "…/data"),
+        ("/srv/#bob/private/x", "…/x"),
+        ("/home/bob's/data", "…/data"),
+        ("/home/o&m/secret/x/", "…/x"),
+        ("~/bob, private/x", "…/x"),
+        ("C:\\Users\\bob & co\\data", "…/data"),
+        ("owner/model@v1", "owner/model@v1"),
+    ],
+)
+def test_a_path_alone_is_cut_whatever_its_folders_are_called(value, shown, tmp_path):
+    result = Result("05", "ok", tmp_path / "05.html", None, 1.0, parameters={"model": value})
+    write_index([result], tmp_path / "index.html", "Reports", {"data": value})
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert text.count(f">{shown}</td>") == 2
+
+
+def test_a_page_that_breaks_the_rules_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(index_module, "check_html", lambda text: ["a script"])
+    with pytest.raises(CommandFailed, match="breaks the rules for reports: a script"):
+        write_index([], tmp_path / "index.html", "Reports", {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_verdict_given_twice_is_shown_once_with_both_reports(tmp_path):

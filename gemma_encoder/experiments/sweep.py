@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import signal
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from gemma_encoder.errors import CommandFailed
 from gemma_encoder.experiments.run import run
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.experiments.store import RUNS, RunResult, load
@@ -18,7 +21,7 @@ from gemma_encoder.processes import end_with_parent
 from gemma_encoder.progress import progress
 
 
-class SweepError(RuntimeError):
+class SweepError(CommandFailed):
     """Some runs of a sweep failed; the finished ones are stored. `failures` maps spec to exception."""
 
     def __init__(self, failures: dict[RunSpec, BaseException], total: int):
@@ -31,6 +34,7 @@ def _prepare() -> None:
     import torch
 
     end_with_parent()
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # at Ctrl-C the process that started this one speaks
     torch.set_num_threads(1)
     gc.freeze()  # Trainer collects garbage at every start; what is imported is none
 

@@ -14,11 +14,13 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from gemma_encoder.errors import CommandFailed
+
 CHECKPOINT_SECONDS = 600  # what a killed run loses at most; a run that is shorter writes no checkpoint
 CHECKPOINT = "checkpoint-*"
 
 
-class TrainingError(RuntimeError):
+class TrainingError(CommandFailed):
     """Training cannot go on: the loss or the gradient is not finite."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from gemma_encoder.errors import CommandFailed
 from gemma_encoder.reports.files import write_whole
 from gemma_encoder.reports.html import check_html, page
 from gemma_encoder.reports.runner import Result
@@ -20,6 +21,8 @@ from gemma_encoder.reports.tables import table_html
 from gemma_encoder.reports.verdict import verdict_html
 
 PACKAGES = ("gemma-encoder", "torch", "transformers", "numpy", "datasets")
+SLASH = r"[/\\]"
+PATH_ALONE = re.compile(rf"{SLASH}|~|[A-Za-z]:{SLASH}")
 PART = r"[\w.+@%-]+"
 # a folder may have spaces in its name; behind the last part it is the sentence that goes on
 ABSOLUTE_PATH = re.compile(
@@ -30,8 +33,8 @@ ABSOLUTE_PATH = re.compile(
 def write_index(results: Iterable[Result], path: Path, title: str, facts: Mapping[str, Any]) -> None:
     """Write the index of `results` to `path`: verdicts, reports, parameters and environment.
 
-    `facts` are shown as they are (profile, model, data ...); of an absolute path only the last part is. RuntimeError
-    if the page breaks the rules for reports.
+    `facts` are shown as they are (profile, model, data ...); of an absolute path only the last part is.
+    CommandFailed if the page breaks the rules for reports.
     """
     results = list(results)
     failed = [result for result in results if result.status == "failed"]
@@ -49,7 +52,7 @@ def write_index(results: Iterable[Result], path: Path, title: str, facts: Mappin
     )
     text = page(title, body)
     if problems := check_html(text):
-        raise RuntimeError(f"the index page breaks the rules for reports: {'; '.join(problems)}")
+        raise CommandFailed(f"the index page breaks the rules for reports: {'; '.join(problems)}")
     write_whole(path, text)
 
 
@@ -66,7 +69,15 @@ def environment() -> dict[str, str]:
 
 def without_paths(text: object) -> str:
     """`text` with every absolute path cut to its last part: a shared page tells nothing about the machine."""
-    return ABSOLUTE_PATH.sub(lambda found: "…/" + re.split(r"[/\\]", found[0])[-1], str(text))
+    return ABSOLUTE_PATH.sub(lambda found: "…/" + re.split(SLASH, found[0])[-1], str(text))
+
+
+def _value(value: object) -> str:
+    """A fact or parameter, of a path alone its last part, whatever signs are in the names of its folders."""
+    text = str(value)
+    if not PATH_ALONE.match(text):
+        return without_paths(text)
+    return "…/" + re.split(SLASH, text.rstrip("/\\"))[-1]
 
 
 def _verdicts(results: list[Result], path: Path) -> str:
@@ -97,7 +108,7 @@ def _reports(results: list[Result], path: Path) -> str:
 
 
 def _parameters(results: list[Result]) -> str:
-    rows = [(r.name, name, without_paths(value)) for r in results for name, value in r.parameters.items()]
+    rows = [(r.name, name, _value(value)) for r in results for name, value in r.parameters.items()]
     if not rows:
         return "<p>Every report ran with its default parameters.</p>\n"
     frame = pd.DataFrame(rows, columns=["report", "parameter", "value"])
@@ -105,7 +116,7 @@ def _parameters(results: list[Result]) -> str:
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
-    frame = pd.DataFrame([(name, without_paths(value)) for name, value in facts.items()], columns=["what", "value"])
+    frame = pd.DataFrame([(name, _value(value)) for name, value in facts.items()], columns=["what", "value"])
     return f'<div class="wide">{table_html(frame, "What these reports were made with")}</div>'
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from gemma_encoder.errors import CommandFailed
 from gemma_encoder.paths import NOTEBOOKS
 from gemma_encoder.reports.files import write_whole
 from gemma_encoder.reports.notebooks import full_name, notebook_names
@@ -18,14 +19,14 @@ VOLATILE = ("papermill", "execution", "ExecuteTime", "collapsed")
 
 
 def refresh(names: Sequence[str] = (), folder: Path = NOTEBOOKS) -> list[Path]:
-    """Run the notebooks `names` (default: all) and write their outputs back; RuntimeError at the first that fails."""
+    """Run the notebooks `names` (default: all) and write their outputs back; CommandFailed at the first that fails."""
     done = []
     for name in [full_name(name, folder) for name in names] or notebook_names(folder):
         path = folder / f"{name}.ipynb"
         with tempfile.TemporaryDirectory() as scratch:
             draft = Path(scratch) / path.name
             if failure := execute(path, draft, {}, CELL_TIMEOUT):
-                raise RuntimeError(f"{name}: {failure.message}")
+                raise CommandFailed(f"{name}: {failure.message}")
             write_whole(path, nbformat.writes(stripped(nbformat.read(draft, as_version=4))) + "\n")
         done.append(path)
     return done
