@@ -1,16 +1,18 @@
-"""The command `gemma-encoder`. Exit code 0: done; 1: something failed, and was said; 2: the input was wrong."""
+"""The command `gemma-encoder`. Exit code 0: done; 1: something failed; 2: wrong input; 130: Ctrl-C."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gemma_encoder.errors import InputError, VisibilityError, check_choice
+from gemma_encoder.errors import CommandFailed, InputError, check_choice
 
 if TYPE_CHECKING:
     from gemma_encoder.experiments.spec import RunSpec
@@ -44,28 +46,21 @@ def _parser() -> argparse.ArgumentParser:
     refresh.set_defaults(run=_refresh)
 
     train = commands.add_parser("train", help="one fine-tuning run")
-    train.add_argument("task")
-    train.add_argument("--data-dir", default="builtin", help="folder with task files, or 'hub' (default: built-in)")
-    train.add_argument("--model", default="tiny", help="'tiny', a checkpoint folder, or owner/model[@revision]")
-    train.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="RunSpec settings")
+    _add_run(train)
     train.add_argument("--save", type=Path, help="folder for the fine-tuned model; must not exist")
     train.set_defaults(run=_train)
 
     choose = commands.add_parser("choose", help="the best learning rate on a held-out tenth of the training rows")
-    choose.add_argument("task")
+    _add_run(choose)
     choose.add_argument("--rates", nargs="+", type=float, required=True, metavar="RATE")
-    choose.add_argument("--data-dir", default="builtin", help="folder with task files, or 'hub' (default: built-in)")
-    choose.add_argument("--model", default="tiny", help="'tiny', a checkpoint folder, or owner/model[@revision]")
-    choose.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="RunSpec settings")
     choose.set_defaults(run=_choose)
 
     submit = commands.add_parser(
         "submit", help="test predictions in the files that the GLUE and SuperGLUE servers take"
     )
-    submit.add_argument("task")
+    _add_task(submit)
     submit.add_argument("checkpoint", help="a model fine-tuned for the task: what `train --save` wrote")
     submit.add_argument("out", type=Path, help="folder for the files")
-    submit.add_argument("--data-dir", default="builtin", help="folder with task files, or 'hub' (default: built-in)")
     submit.add_argument("--max-length", type=int, default=512, help="tokens in a row (default: 512)")
     submit.add_argument("--truncate", action="store_true", help="cut longer rows, in place of refusing them")
     submit.set_defaults(run=_submit)
@@ -92,6 +87,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_task(command: argparse.ArgumentParser) -> None:
+    """A task, and where its rows are."""
+    command.add_argument("task")
+    command.add_argument("--data-dir", default="builtin", help="folder with task files, or 'hub' (default: built-in)")
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    """What makes one fine-tuning."""
+    _add_task(command)
+    command.add_argument("--model", default="tiny", help="'tiny', a checkpoint folder, or owner/model[@revision]")
+    command.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="RunSpec settings")
+
+
 def _add_choices(command: argparse.ArgumentParser) -> None:
     """A profile, and what a person changes of it."""
     command.add_argument(
@@ -112,22 +120,18 @@ def _chosen(args: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], dict[s
     from gemma_encoder.reports.notebooks import full_name, notebook_names
     from gemma_encoder.reports.settings import given_parameters
     from gemma_encoder.tasks import tasks_in
+    from gemma_encoder.yaml_values import split_pairs
 
     profile, pairs = load_profile(args.profile), list(args.set)
     usual = profile.pop("notebooks", notebook_names())
     names = [full_name(name) for name in args.notebooks or usual]
-    pairs += [f"data={args.data_dir}"] if args.data_dir else []
-    pairs += [f"model={args.model}"] if args.model else []
+    pairs += [f"{key}={text}" for key, text in (("data", args.data_dir), ("model", args.model)) if text is not None]
     if args.tasks:
-        tasks = tasks_in(_overridden(profile, pairs)["data"]) if args.tasks == ["all"] else args.tasks
+        if "all" in args.tasks and len(args.tasks) > 1:
+            raise InputError(f"--tasks {' '.join(args.tasks)} is not valid; valid: names of tasks, or 'all' alone")
+        tasks = tasks_in({**profile, **split_pairs(pairs)}["data"]) if args.tasks == ["all"] else args.tasks
         pairs.append(f"tasks=[{', '.join(tasks)}]")
-    given = given_parameters(names, profile, pairs)
-    return given, _overridden(profile, pairs)
-
-
-def _overridden(profile: dict[str, Any], pairs: Sequence[str]) -> dict[str, Any]:
-    """A profile, and over it `key=value` texts, the last of a key."""
-    return {**profile, **dict(pair.partition("=")[::2] for pair in pairs)}
+    return given_parameters(names, profile, pairs), {**profile, **split_pairs(pairs)}
 
 
 def _reproduce(args: argparse.Namespace) -> int:
@@ -166,8 +170,7 @@ def _notebook(args: argparse.Namespace) -> int:
     if result.html:
         print(_shown(result.html))
     if result.status != "ok":
-        print(f"gemma-encoder: {result.name} failed: {result.error}", file=sys.stderr)
-        return 1
+        raise CommandFailed(f"{result.name} failed: {result.error}")
     return 0
 
 
@@ -179,24 +182,16 @@ def _refresh(args: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(pairs: Sequence[str], valid: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE texts as a dictionary; values are YAML."""
-    from gemma_encoder.yaml_values import from_yaml
-
-    found = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals:
-            raise InputError(f"a setting is given as key=value, received {pair!r}")
-        found[check_choice("setting", key, valid)] = from_yaml(text)
-    return found
-
-
 def _spec(args: argparse.Namespace, elsewhere: tuple[str, ...]) -> RunSpec:
     """The run that the arguments name; settings that are given `elsewhere` are refused in --set."""
-    from gemma_encoder.experiments.spec import RunSpec, spec_fields
+    from gemma_encoder.experiments.spec import RunSpec
+    from gemma_encoder.reports.notebooks import value_of
+    from gemma_encoder.reports.settings import TYPES
+    from gemma_encoder.yaml_values import split_pairs
 
-    settings = _settings(args.set, sorted(set(spec_fields()) - set(elsewhere)))
+    valid = TYPES.keys() - {*elsewhere}
+    given = split_pairs(args.set)
+    settings = {key: value_of(text, TYPES[check_choice("setting", key, valid)]) for key, text in given.items()}
     return RunSpec(task=args.task, model=args.model, data=args.data_dir, **settings)
 
 
@@ -204,14 +199,12 @@ def _train(args: argparse.Namespace) -> int:
     from safetensors import SafetensorError
 
     from gemma_encoder.experiments.run import run
-    from gemma_encoder.experiments.watch import TrainingError
 
     spec = _spec(args, ("task", "model", "data"))
     try:
         result = run(spec, keep=args.save)
-    except (TrainingError, SafetensorError) as error:  # how safetensors reports a full disk
-        print(f"gemma-encoder: {error}", file=sys.stderr)
-        return 1
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise CommandFailed(str(error)) from error
     for name, value in result.metrics.items():
         print(f"{name} {value:.4f}")
     print(f"score {result.score:.1f}\n{_shown(result.folder)}")
@@ -226,8 +219,9 @@ def _choose(args: argparse.Namespace) -> int:
     try:
         best, scores = choose_learning_rate(spec, args.rates)
     except SweepError as error:
-        print(f"gemma-encoder: {error}", file=sys.stderr)
-        return 2 if all(isinstance(failure, InputError) for failure in error.failures.values()) else 1
+        if all(isinstance(failure, InputError) for failure in error.failures.values()):
+            raise InputError(str(error)) from error
+        raise
     for rate, score in scores.items():
         print(f"learning_rate {rate:g} score {score:.1f}")
     print(f"best {best:g}, on held-out training rows")
@@ -251,11 +245,14 @@ def _plan(args: argparse.Namespace) -> int:
     from gemma_encoder.experiments.plan import as_text
     from gemma_encoder.profiles import control_specs
     from gemma_encoder.reports.notebooks import parameters
+    from gemma_encoder.reports.settings import check_runs
 
     given = _chosen(args)[0]
     values = {name[:2]: {key: of.default for key, of in parameters(name).items()} | given[name] for name in given}
     values = {number: of | of.get("more", {}) for number, of in values.items()}
-    print(as_text(_parts(values)))
+    parts = _parts(values)
+    check_runs(given)
+    print(as_text(parts))
     if "00" in values:
         print("left out   2 runs of notebook 00")
     if beside := {number: runs for number in ("08", "09") if (runs := control_specs(values.get(number, {})))}:
@@ -304,8 +301,7 @@ def _verify(args: argparse.Namespace) -> int:
     failed = [proof.what for proof in proofs if not proof.ok]
     print(as_table(proofs))
     if failed:
-        print(f"gemma-encoder: {len(failed)} of {len(proofs)} proofs fail: {'; '.join(failed)}", file=sys.stderr)
-        return 1
+        raise CommandFailed(f"{len(failed)} of {len(proofs)} proofs fail: {'; '.join(failed)}")
     print(f"attention is {model.config.attention}, as asked; {len(proofs)} of {len(proofs)} proofs hold")
     return 0
 
@@ -319,11 +315,31 @@ def _pretrain(args: argparse.Namespace) -> int:
 
 
 def _tasks(args: argparse.Namespace) -> int:
+    from gemma_encoder.paths import check_writable
     from gemma_encoder.tasks.world import write_tasks
 
+    check_writable(args.out)
     write_tasks(args.out)
     print(_shown(args.out))
     return 0
+
+
+@contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Warnings for a person are one line, without the line of code that Python adds; afterwards all is as it was."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if issubclass(category, UserWarning):
+            print(f"gemma-encoder: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        else:
+            usual(message, category, *where)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -331,13 +347,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no warning when a pool of processes starts
     try:
         args = _parser().parse_args(argv)
-        return args.run(args)
+        with _short_warnings():
+            code = args.run(args)
+        sys.stdout.flush()  # whether its reader is gone is known here, and not when Python ends
+        return code
     except InputError as error:
-        print(f"gemma-encoder: {error}", file=sys.stderr)
-        return 2
-    except (OSError, VisibilityError) as error:  # a full disk, a folder that cannot be written
-        print(f"gemma-encoder: {error}", file=sys.stderr)
+        said, code = error, 2
+    except BrokenPipeError:  # the reader has all that it wanted, as of `| head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
         return 1
+    except (OSError, CommandFailed) as error:  # a full disk, a folder that cannot be written
+        said, code = error, 1
+    except KeyboardInterrupt:
+        said, code = "interrupted; finished runs are kept", 130
+    print(f"gemma-encoder: {said}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
 from yaml.constructor import ConstructorError
+
+from gemma_encoder.errors import InputError
 
 
 class Loader(yaml.SafeLoader):
@@ -29,6 +32,17 @@ class Loader(yaml.SafeLoader):
 Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
+
+
+def split_pairs(pairs: Iterable[str]) -> dict[str, str]:
+    """`key=value` texts as a dictionary, the last of a key; InputError for one without `=`."""
+    found = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"a setting is given as key=value, received {pair!r}")
+        found[key] = text
+    return found
 
 
 def from_yaml(text: str) -> Any:

@@ -1,8 +1,10 @@
 """The command line: bad input is one line on stderr and exit code 2, and leaves nothing behind."""
 
 import json
+import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,9 +12,11 @@ import pytest
 
 from gemma_encoder import GemmaEncoderForSequenceClassification
 from gemma_encoder.cli import main
-from gemma_encoder.errors import InputError
+from gemma_encoder.errors import InputError, VisibilityError
 from gemma_encoder.experiments.sweep import SweepError
+from gemma_encoder.experiments.watch import TrainingError
 from gemma_encoder.paths import DATA
+from gemma_encoder.reports.html import Failure
 
 
 @pytest.fixture
@@ -51,7 +55,9 @@ def refused(capsys, *argv: str) -> str:
         (["train", "sst2", "--set", "pooling=2001-99-99"], "unknown pooling '2001-99-99'"),
         (["train", "sst2", "--set", "pooling=!!int x"], "unknown pooling '!!int x'"),
         (["train", "sst2", "--set", "epochs"], "a setting is given as key=value, received 'epochs'"),
+        (["train", "sst2", "--set", "pooling=mean #1"], "unknown pooling 'mean #1'"),
         (["train", "sst2", "--model", "nowhere"], "no model at 'nowhere'"),
+        (["train", "sst2", "--data-dir", ""], "no data folder ''"),
         (["train", "sst2", "--model", "owner/model"], "--model tiny"),
         (["train", "sst2", "--model", "owner/model@"], "model 'owner/model@' has an empty revision"),
         (["train", "sst2", "--model", "owner/model@v1"], "no network for hub model 'owner/model@v1'"),
@@ -68,6 +74,10 @@ def refused(capsys, *argv: str) -> str:
         (["reproduce", "--set", "tokns=4"], "unknown setting 'tokns'"),
         (["reproduce", "--tasks", "colla"], "unknown task 'colla'"),
         (["reproduce", "--tasks", "all", "--data-dir", "nowhere"], "no data folder 'nowhere'"),
+        (
+            ["reproduce", "--tasks", "all", "cola"],
+            "--tasks all cola is not valid; valid: names of tasks, or 'all' alone",
+        ),
         (["choose", "cola", "--rates", "fast"], "invalid float value: 'fast'"),
         (["choose", "cola", "--rates", "-1"], "learning_rate -1.0 is not valid"),
         (["choose", "cola", "--rates", "1e-3", "--set", "learning_rate=1"], "unknown setting 'learning_rate'"),
@@ -159,6 +169,58 @@ def test_runs_that_fail_are_one_line(error, code, capsys, monkeypatch):
     said = capsys.readouterr()
     assert said.err == "gemma-encoder: 2 of 2 runs failed; first: cola, seed 0: InputError('no rows')\n"
     assert said.out == ""
+
+
+@pytest.mark.parametrize("error", [TrainingError("loss nan"), VisibilityError("blind"), OSError("disk full")])
+def test_a_run_that_fails_is_one_line(error, capsys, monkeypatch):
+    def fail(*given, **settings):
+        raise error
+
+    monkeypatch.setattr("gemma_encoder.experiments.run.run", fail)
+    assert main(["train", "cola"]) == 1
+    assert capsys.readouterr().err == f"gemma-encoder: {error}\n"
+
+
+def test_a_notebook_that_fails_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr("gemma_encoder.reports.refresh.execute", lambda *given: Failure("OSError: disk full"))
+    assert main(["refresh", "01"]) == 1
+    assert capsys.readouterr().err == "gemma-encoder: 01_attention_masks: OSError: disk full\n"
+
+
+def test_an_interrupt_is_one_line(capsys, monkeypatch):
+    def interrupt(*given, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gemma_encoder.experiments.run.run", interrupt)
+    assert main(["train", "cola"]) == 130
+    assert capsys.readouterr().err == "gemma-encoder: interrupted; finished runs are kept\n"
+
+
+def test_a_reader_that_is_gone_is_no_failure(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "gemma_encoder.cli", "tasks", tmp_path / "tasks"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert (tmp_path / "tasks" / "glue").is_dir()
+
+
+def test_tasks_are_not_written_to_a_file(tmp_path, capsys):
+    (tmp_path / "c.py").touch()
+    assert "c.py' cannot be written: File exists" in refused(capsys, "tasks", tmp_path / "c.py")
+
+
+def test_warnings_are_one_line_while_the_command_runs(capsys, monkeypatch):
+    def warn(*given, **settings):
+        warnings.warn("3 texts\nwere cut", stacklevel=1)
+        raise InputError("no rows")
+
+    usual = warnings.showwarning
+    monkeypatch.setattr("gemma_encoder.experiments.run.run", warn)
+    main(["train", "cola"])
+    assert capsys.readouterr().err == "gemma-encoder: warning: 3 texts were cut\ngemma-encoder: no rows\n"
+    assert warnings.showwarning is usual
 
 
 def _scored(spec):

@@ -145,6 +145,8 @@ def test_fitting_values_pass_unchanged(folder, given):
         ("data_dir=007", {"data_dir": "007"}),
         ("data_dir=a=b", {"data_dir": "a=b"}),
         ("quick=false", {"quick": False}),
+        ("pooling=a #1 b", {"pooling": "a #1 b"}),
+        ("pooling= 'a' ", {"pooling": " 'a' "}),
     ],
 )
 def test_texts_from_the_command_line_are_yaml(folder, pair, expected):

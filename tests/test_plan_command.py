@@ -121,6 +121,7 @@ def test_what_a_person_says_goes_before_the_profile(planned):
 
 
 def test_a_data_folder_is_planned_with_its_rows(planned, tmp_path):
+    tmp_path = tmp_path / "my #1 data"  # to YAML, a comment
     folder = tmp_path / "glue" / "sst2"
     folder.mkdir(parents=True)
     rows = [{"sentence": "a fine day", "label": at % 2, "idx": at} for at in range(4)]
@@ -152,6 +153,12 @@ def test_the_native_encoder_is_a_plan_of_its_own(planned):
         (["--set", "tasks=[]"], "notebook 02 has no runs"),
         (["--set", "more={epoch: 2}"], "unknown setting 'epoch'"),
         (["--tasks", "colla"], "unknown task 'colla'"),
+        (["--set", "rates=[0.1]", "--notebooks", "03"], "rates [0.1] are not valid; valid: 0 and 0.1"),
+        (["--set", "pooling=last", "--notebooks", "05"], "pooling cannot be set in notebook 05"),
+        (["--set", "workers=-1", "--notebooks", "05"], "workers -1 is too small; valid: at least 0"),
+        (["--tasks", "all", "cola"], "--tasks all cola is not valid; valid: names of tasks, or 'all' alone"),
+        (["--model", ""], "no model at ''"),
+        (["--data-dir", ""], "no data folder ''; valid: 'builtin'"),
         (["--model", "nowhere"], "no model at 'nowhere'"),
         (["--model", "owner/model"], "no shape is known of model 'owner/model'"),
         (["--model", "google/gemma-2-2b@"], "model 'google/gemma-2-2b@' has an empty revision"),

@@ -17,6 +17,8 @@ CELL = """model = "tiny"  # a
 data = "builtin"  # b
 ranking_data = "builtin"  # c
 tasks = ["cola"]  # d
+seeds = [0]  # s
+per_task = {}  # t
 epochs = 3  # e
 learning_rate = 0.002  # f
 more = {}  # g
@@ -63,6 +65,14 @@ def test_data_with_lists_are_also_where_ranking_looks(folder, tmp_path):
         (tmp_path / "msmarco" / f"{split}.jsonl").touch()
     assert given([f"data={tmp_path}"]) == {"data": str(tmp_path), "ranking_data": str(tmp_path)}
     assert given([f"data={tmp_path}", "ranking_data=builtin"]) == {"data": str(tmp_path)}
+
+
+def test_what_can_only_be_a_text_is_taken_as_it_is(folder, tmp_path):
+    (tmp_path / " 'my' #1 data ").mkdir()
+    data = f"{tmp_path}/ 'my' #1 data "
+    assert given([f"data={data}"]) == {"data": data}
+    with pytest.raises(InputError, match="unknown precision 'float32 #1'"):  # a setting that goes into `more`
+        given(["precision=float32 #1"])
 
 
 def test_the_notebook_about_ranking_takes_a_data_folder_as_it_is_and_says_what_is_missing(tmp_path):
@@ -119,6 +129,7 @@ def test_every_notebook_that_trains_takes_all_settings():
         ("per_task=3", "per_task 3 is not valid; valid: dict of dict"),
         ("learning_rate=.inf", "learning_rate inf is not valid; valid: a finite number"),
         ("epochs", "a setting is given as key=value, received 'epochs'"),
+        ("notebooks=[05]", "unknown setting 'notebooks'; valid: attention"),
     ],
 )
 def test_what_no_run_can_have_is_refused(folder, pair, says):

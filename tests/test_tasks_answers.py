@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,6 +82,13 @@ def test_a_split_with_labels_keeps_them_and_all_are_checked(tmp_path):
         load_test(task, tmp_path, "test_matched")
 
 
+@pytest.mark.parametrize("entities", [5, {"a": 1}, [1]])
+def test_an_unlabelled_row_is_checked_too(entities, tmp_path):
+    data = write(tmp_path, get_task("record"), "test", [UNLABELLED["record"] | {"entities": entities}])
+    with pytest.raises(InputError, match=r"test.jsonl, line 1: column 'entities' holds .*; valid: a list"):
+        load_test(get_task("record"), data)
+
+
 def test_the_builtin_test_splits_are_read():
     lines = (sources.BUILTIN / "glue" / "cola" / "test.jsonl").read_text().splitlines()
     assert load_test(get_task("cola")).to_list() == [json.loads(line) for line in lines]
@@ -137,6 +145,18 @@ def test_answers_that_a_task_has_not_are_written_nowhere(name, predictions, indi
     with pytest.raises(InputError, match=says):
         write_submission(get_task(name), predictions, indices, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(tmp_path, monkeypatch):
+    def full(path, text, **how):
+        with path.open("w") as file:
+            file.write(text[:9])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_submission(get_task("rte"), [0, 1], [0, 1], tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_answers_are_those_of_the_model(model_for, tiny_tokenizer):
@@ -211,6 +231,8 @@ def test_the_command_writes_the_file_of_the_server(model_for, tiny_tokenizer, tm
     assert main(asked) == 0
     assert capsys.readouterr().out.rstrip().endswith("out/RTE.tsv")
     assert len((tmp_path / "out" / "RTE.tsv").read_text().splitlines()) == 4
+    assert main([*asked, "--max-length", "12", "--truncate"]) == 0
+    assert capsys.readouterr().err == "gemma-encoder: warning: 3 texts of rte were cut to 12 tokens\n"
     assert main([*asked, "--max-length", "4"]) == 2
     assert "the limit is 4" in capsys.readouterr().err
     assert main(["submit", "msmarco", *asked[2:]]) == 2

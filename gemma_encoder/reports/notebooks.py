@@ -21,7 +21,7 @@ from typing import Any
 
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.paths import NOTEBOOKS
-from gemma_encoder.yaml_values import from_yaml
+from gemma_encoder.yaml_values import from_yaml, split_pairs
 
 SIMPLE = {
     "int": int,
@@ -90,17 +90,22 @@ def check(name: str, given: Mapping[str, Any], folder: Path = NOTEBOOKS) -> dict
 
 
 def parse(name: str, pairs: Iterable[str], folder: Path = NOTEBOOKS) -> dict[str, Any]:
-    """Checked parameters from texts `key=value`. A value is YAML; where that does not fit, the text itself may."""
-    declared = parameters(name, folder)
-    given: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals:
-            raise InputError(f"a parameter is given as key=value, received {pair!r}")
-        value = from_yaml(text)
-        plain_text = key in declared and not fits(value, declared[key].type) and fits(text, declared[key].type)
-        given[key] = text if plain_text else value
+    """Checked parameters from texts `key=value`."""
+    types = {key: found.type for key, found in parameters(name, folder).items()}
+    given = {key: value_of(text, types.get(key, "str")) for key, text in split_pairs(pairs).items()}
     return check(name, given, folder)
+
+
+def value_of(text: str, *types: str) -> Any:
+    """What a person means by `text`, where a value of one of these types is wanted.
+
+    Where that can only be a text, it is this one, with its quotes and signs: a folder may be called `my #1`. Else it
+    is YAML, or the text itself where only that fits.
+    """
+    if {*types} == {"str"}:
+        return text
+    value = from_yaml(text)
+    return text if any(not fits(value, kind) and fits(text, kind) for kind in types) else value
 
 
 def fits(value: object, annotation: str) -> bool:

@@ -12,10 +12,11 @@ from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.loading import checkpoint_path, decoder_config, model_digest
 from gemma_encoder.profiles import FIRST, KINDS, RANKING, SETTINGS, TASKS, check_settings, check_value, specs
-from gemma_encoder.reports.notebooks import Parameter, check, fits, parameters
+from gemma_encoder.reports.notebooks import Parameter, check, parameters, value_of
 from gemma_encoder.tasks import get_task, load, tasks_in
-from gemma_encoder.yaml_values import from_yaml
+from gemma_encoder.yaml_values import split_pairs
 
+TYPES = {field.name: field.type for field in fields(RunSpec)}  # as texts, such as "float"
 LEAST = {"workers": 0, "margin": 0.0}  # of parameters that are no settings of a run
 ADAPTATION = {"attention", "pooling", "attention_dropout", "ffn_dropout", "padding"}
 
@@ -32,15 +33,11 @@ def given_parameters(names: Sequence[str], profile: Mapping[str, Any], pairs: Se
     declared = {name: parameters(name) for name in names}
     every = sorted({*SETTINGS, *(key for found in declared.values() for key in found)})
     added = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals:
-            raise InputError(f"a setting is given as key=value, received {pair!r}")
-        wanted = {found[key].type for found in declared.values() if key in found}
-        value = from_yaml(text)
-        plain_text = any(not fits(value, kind) and fits(text, kind) for kind in wanted)
-        check_value(key, text if plain_text else value)
-        added[check_choice("setting", key, every)] = text if plain_text else value
+    for key, text in split_pairs(pairs).items():
+        check_choice("setting", key, every)
+        wanted = {found[key].type for found in declared.values() if key in found} or {TYPES[key]}
+        added[key] = value_of(text, *wanted)
+        check_value(key, added[key])
     settings = {**profile, **added}
     specs({key: value for key, value in settings.items() if key in (*SETTINGS, *KINDS)})
     defaults = {field.name: field.default for field in fields(RunSpec) if field.name in SETTINGS}
@@ -69,30 +66,16 @@ def _ranking_data(added: Mapping[str, Any], found: Mapping[str, Parameter]) -> d
 def check_inputs(given: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse what the runs of notebooks would trip over, while it is still one line and no kernel has started.
 
-    `given` maps a notebook to the parameters that differ from its defaults. InputError for a model that is not there or
-    cannot be adapted, a task that is unknown or not in the data, a row that is not valid, an empty list of seeds, tasks
-    or list sizes, and settings that no run can have.
+    `given` maps a notebook to the parameters that differ from its defaults. InputError for what `check_runs` refuses, a
+    model that is not there or cannot be adapted, a task that is not in the data, and a row that is not valid.
     """
+    check_runs(given)
     models, controls, rows = set(), set(), set()
     for name, changed in given.items():
-        values = {key: found.default for key, found in parameters(name).items()} | dict(changed)
-        _check_parameters(name, values)
-        if double := sorted(values.get("more", {}).keys() & values.keys()):
-            raise InputError(f"more holds {', '.join(double)}; valid: as parameters of their own in notebook {name}")
-        for key in ("seeds", "list_sizes", *TASKS):
-            if values.get(key) == []:
-                raise InputError(f"{key} [] is empty; valid: at least one")
+        values = _values(name, changed)
         models.add(values.get("model", "tiny"))
         controls.add(values.get("control") or "tiny")
-        tasks = [task for key in TASKS for task in values.get(key, [])]
-        if "data" in values and not tasks:
-            tasks = [FIRST]
-        rows |= {(task, values.get("data", "builtin")) for task in tasks}
-        ranking = [values.get("ranking_task", RANKING)] if "ranking_data" in values else []
-        rows |= {(task, values["ranking_data"]) for task in ranking}
-        for task in (*ranking, *tasks):
-            for size in values.get("list_sizes", [2]):
-                _check_spec(task, values, size)
+        rows.update(_tables(values))
     for model in models:
         decoder_config(model)
     for model in models | controls:
@@ -100,6 +83,36 @@ def check_inputs(given: Mapping[str, Mapping[str, Any]]) -> None:
             model_digest(model)  # asks the hub
     for task, data in rows:
         load(get_task(task), data)
+
+
+def check_runs(given: Mapping[str, Mapping[str, Any]]) -> None:
+    """The part of `check_inputs` that needs neither models nor rows.
+
+    InputError for an unknown task, an empty list of seeds, tasks or list sizes, and settings that no run can have.
+    """
+    for name, changed in given.items():
+        values = _values(name, changed)
+        _check_parameters(name, values)
+        if double := sorted(values.get("more", {}).keys() & values.keys()):
+            raise InputError(f"more holds {', '.join(double)}; valid: as parameters of their own in notebook {name}")
+        for key in ("seeds", "list_sizes", *TASKS):
+            if values.get(key) == []:
+                raise InputError(f"{key} [] is empty; valid: at least one")
+        for task, _ in _tables(values):
+            for size in values.get("list_sizes", [2]):
+                _check_spec(task, values, size)
+
+
+def _values(name: str, changed: Mapping[str, Any]) -> dict[str, Any]:
+    """All parameters of a notebook."""
+    return {key: found.default for key, found in parameters(name).items()} | dict(changed)
+
+
+def _tables(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The tasks that a notebook with these parameters trains on, each with the place of its rows."""
+    ranking = [(values.get("ranking_task", RANKING), values["ranking_data"])] if "ranking_data" in values else []
+    tasks = [task for key in TASKS for task in values.get(key, [])] or ([FIRST] if "data" in values else [])
+    return [*ranking, *((task, values.get("data", "builtin")) for task in tasks)]
 
 
 def _check_parameters(name: str, values: Mapping[str, Any]) -> None:
