@@ -21,7 +21,7 @@ from benchmarks.stored import stored
 from benchmarks.targets import verdicts
 from benchmarks.timing import Row, ratios
 from gemma_encoder.errors import InputError
-from gemma_encoder.reports.files import write_whole
+from gemma_encoder.files import write_whole
 from gemma_encoder.reports.html import check_html, page
 from gemma_encoder.reports.plots import PALETTE, SHAPES, THEME, png
 from gemma_encoder.reports.tables import cell_text, table_html

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from benchmarks.timing import Row
 from gemma_encoder.errors import InputError
+from gemma_encoder.files import write_whole
 from gemma_encoder.paths import ROOT
-from gemma_encoder.reports.files import write_whole
 
 RESULTS = ROOT / "benchmarks" / "results"
 FILE = "results.json"

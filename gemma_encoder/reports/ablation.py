@@ -57,8 +57,10 @@ def origin(data: str) -> str:
 
 def where(tasks: Sequence[str], data: str) -> str:
     """The tasks of an experiment, in words."""
-    number = "One task" if len(tasks) == 1 else f"Mean of {len(tasks)} tasks"
-    return f"{number} ({origin(data)}): {', '.join(tasks)}"
+    if len(tasks) == 1:
+        return f"One task ({origin(data)}): {tasks[0]}"
+    several = "built-in twins" if data == "builtin" else origin(data)
+    return f"Mean of {len(tasks)} tasks ({several}): {', '.join(tasks)}"
 
 
 def score_label(tasks: Sequence[str]) -> str:

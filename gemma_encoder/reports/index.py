@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from gemma_encoder.errors import CommandFailed
-from gemma_encoder.reports.files import write_whole
+from gemma_encoder.files import write_whole
 from gemma_encoder.reports.html import check_html, page
 from gemma_encoder.reports.runner import Result
 from gemma_encoder.reports.tables import table_html

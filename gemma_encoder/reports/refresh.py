@@ -10,8 +10,8 @@ import nbformat
 from nbformat import NotebookNode
 
 from gemma_encoder.errors import CommandFailed
+from gemma_encoder.files import write_whole
 from gemma_encoder.paths import NOTEBOOKS
-from gemma_encoder.reports.files import write_whole
 from gemma_encoder.reports.notebooks import full_name, notebook_names
 from gemma_encoder.reports.runner import CELL_TIMEOUT, execute
 

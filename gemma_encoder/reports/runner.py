@@ -28,9 +28,9 @@ from tqdm import tqdm
 from traitlets import default
 
 from gemma_encoder.errors import InputError
+from gemma_encoder.files import write_whole
 from gemma_encoder.paths import NOTEBOOKS
 from gemma_encoder.processes import end_with_parent
-from gemma_encoder.reports.files import write_whole
 from gemma_encoder.reports.html import Failure, banner, check_html, page, to_html
 from gemma_encoder.reports.notebooks import HUB_TOKEN, check, full_name
 from gemma_encoder.reports.verdict import verdicts

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gemma_encoder.errors import InputError, check_choice
-from gemma_encoder.reports.files import write_whole
+from gemma_encoder.files import write_whole
 from gemma_encoder.tasks.diagnostics import DIAGNOSTICS
 from gemma_encoder.tasks.glue import GLUE
 from gemma_encoder.tasks.metrics import check_answers
