@@ -46,7 +46,7 @@ SPEC = RunSpec(task="sst2", train_examples=64, epochs=1, batch_size=16, learning
         ("pooling", "max", "unknown pooling 'max'"),
         ("evaluate_on", "test", "unknown evaluate_on 'test'"),
         ("epochs", 0, "epochs 0 is too small"),
-        ("epochs", 1.5, "epochs 1.5 is a float; valid: int"),
+        ("epochs", 1.5, "epochs 1.5 is of type float; valid: int"),
         ("seed", True, "seed True is of type bool; valid: int"),
         ("padding", 1, "padding 1 is of type int; valid: str"),
         ("padding", "both", "unknown padding 'both'; valid: left, none, right"),
