@@ -10,6 +10,7 @@ Source: paper, section 2.2 (pooler and MLP), section 3 (classification, regressi
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +41,20 @@ from gemma_encoder.losses import (
     ranking_loss,
     token_cross_entropy,
 )
-from gemma_encoder.model import GemmaEncoder, GemmaEncoderPreTrainedModel
+from gemma_encoder.model import INPUTS, GemmaEncoder, GemmaEncoderPreTrainedModel, refuse
 from gemma_encoder.rows import check_rows
+
+
+class ExactLinear(nn.Linear):
+    """A linear layer in float32 at least, also where its weights were rounded by `model.to(torch.bfloat16)`.
+
+    It is called like any layer, so that hooks run and LoRA adds to it.
+    """
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """`x W^T + b`."""
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        return F.linear(vectors.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
 
 
 class MLPHead(nn.Module):
@@ -49,27 +62,19 @@ class MLPHead(nn.Module):
 
     In half precision many scores of a long list would be one and the same.
 
-    The paper names a small MLP without its depth or width; two layers of the model's width follow the nearest
-    documented recipe that took over its pooling head.
+    The paper names a small MLP without its depth or width; two layers of the model's width are those of DHRD (arXiv
+    2509.21487), which takes over the paper's pooling and head.
     """
 
     def __init__(self, dim: int, num_labels: int):
         super().__init__()
-        self.dense = nn.Linear(dim, dim)
-        self.out = nn.Linear(dim, num_labels)
+        self.dense = ExactLinear(dim, dim)
+        self.out = ExactLinear(dim, num_labels)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Logits, or one score when `num_labels` is 1."""
         with torch.autocast(vectors.device.type, enabled=False):
-            return _exactly(self.out, F.gelu(_exactly(self.dense, vectors)))
-
-
-def _exactly(layer: nn.Linear, vectors: Tensor) -> Tensor:
-    """`layer` in float32 at least, also where its weights were rounded by `model.to(torch.bfloat16)`."""
-    dtype = torch.promote_types(layer.weight.dtype, torch.float32)
-    if dtype == layer.weight.dtype:
-        return layer(vectors.to(dtype))
-    return F.linear(vectors.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype))
+            return self.out(F.gelu(self.dense(vectors)))
 
 
 class GemmaEncoderWithHead(GemmaEncoderPreTrainedModel):
@@ -82,16 +87,7 @@ class GemmaEncoderWithHead(GemmaEncoderPreTrainedModel):
         self.post_init()
 
 
-INPUTS = ("input_ids", "attention_mask", "labels", "output_hidden_states", "output_attentions")
-
-
-def _refuse(others: dict[str, object]) -> None:
-    """Inputs that a head does not know are an InputError: PEFT passes some for a task type, and loses the head."""
-    if others:
-        raise InputError(
-            f"inputs {', '.join(sorted(others))} are unknown; valid: {', '.join(INPUTS)}; "
-            "for LoRA use gemma_encoder.lora.add_lora, which keeps pooler and head, in place of a task type of PEFT"
-        )
+HEAD_INPUTS = (*INPUTS[:2], "labels", *INPUTS[2:])
 
 
 class GemmaEncoderWithPooledHead(GemmaEncoderWithHead):
@@ -106,7 +102,8 @@ class GemmaEncoderWithPooledHead(GemmaEncoderWithHead):
         attentions: bool | None = None,
     ) -> tuple[Tensor, BaseModelOutputWithPooling]:  # fmt: skip
         """`row_logits`, and what the encoder gave."""
-        encoded = self.encoder(input_ids, attention_mask, hidden_states, attentions, only_pooled=True)
+        asked = hidden_states, attentions
+        encoded = self.encoder(input_ids, attention_mask, *asked, only_pooled=True, return_dict=True)
         return self.head(encoded.pooler_output), encoded
 
 
@@ -127,15 +124,16 @@ class GemmaEncoderForSequenceClassification(GemmaEncoderWithPooledHead):
 
         States of all layers and attentions as of the encoder. Any other input is an InputError.
         """
-        _refuse(others)
+        refuse(others, HEAD_INPUTS)
         logits, encoded = self._answered(input_ids, attention_mask, output_hidden_states, output_attentions)
         loss = None if labels is None else self.loss(logits, labels)
         return SequenceClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of `logits (batch, num_labels)` against `labels (batch,)`."""
-        regression = self.config.num_labels == 1
-        return mean_squared_error(logits[:, 0], labels) if regression else cross_entropy(logits, labels)
+        if (asked := self.config.num_labels) != (width := logits.shape[1]):
+            raise InputError(f"config.num_labels is {asked}, the head has {width} outputs; valid: {width}")
+        return mean_squared_error(logits[:, 0], labels) if width == 1 else cross_entropy(logits, labels)
 
 
 class GemmaEncoderForRanking(GemmaEncoderWithPooledHead):
@@ -153,7 +151,7 @@ class GemmaEncoderForRanking(GemmaEncoderWithPooledHead):
         super().__init__(config, backbone)
 
     @classmethod
-    def from_decoder(cls, decoder: str | Path | PreTrainedModel, **settings):
+    def from_decoder(cls, decoder: str | Path | PreTrainedModel, **settings) -> Self:
         """Adapt a causal decoder; as GemmaEncoderPreTrainedModel.from_decoder, with `num_labels` 1."""
         return super().from_decoder(decoder, **{"num_labels": 1} | settings)
 
@@ -174,7 +172,7 @@ class GemmaEncoderForRanking(GemmaEncoderWithPooledHead):
         States of all layers and attentions are those of the encoder, over the candidates in order, without empty slots.
         Any other input is an InputError.
         """
-        _refuse(others)
+        refuse(others, HEAD_INPUTS)
         if input_ids.dim() != 3:
             raise InputError(f"input_ids of shape {tuple(input_ids.shape)}; valid: (batch, list, seq)")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -217,8 +215,9 @@ class GemmaEncoderForTokenClassification(GemmaEncoderWithHead):
         Tokens labelled -100 and slots without a token are left out of the loss. States of all layers and
         attentions as of the encoder. Any other input is an InputError.
         """
-        _refuse(others)
-        encoded = self.encoder(input_ids, attention_mask, output_hidden_states, output_attentions)
+        refuse(others, HEAD_INPUTS)
+        asked = output_hidden_states, output_attentions
+        encoded = self.encoder(input_ids, attention_mask, *asked, return_dict=True)
         logits, loss = self.head(encoded.last_hidden_state), None
         if labels is not None:
             if attention_mask is not None and labels.shape == attention_mask.shape:

@@ -24,6 +24,7 @@ from transformers import (
 from transformers.utils import cached_file, extract_commit_hash, logging
 
 from gemma_encoder.attention import IMPLEMENTATION
+from gemma_encoder.configuration import SETTINGS, GemmaEncoderConfig, decoder_settings
 from gemma_encoder.errors import InputError
 from gemma_encoder.families import check_family
 from gemma_encoder.hub import reachable
@@ -170,7 +171,7 @@ def _check_floating(backbone: PreTrainedModel) -> None:
 def adapted_config(name: str | Path, **where: Any) -> PreTrainedConfig:
     """The configuration of an adapted checkpoint; any other checkpoint is an InputError. where: see `places`."""
     config = load_with(AutoConfig.from_pretrained, name, **where)
-    if config.model_type != "gemma_encoder":
+    if config.model_type != GemmaEncoderConfig.model_type:
         kind = config.model_type
         raise InputError(f"checkpoint {str(name)!r} is a {kind!r}, not adapted yet; valid: what save_pretrained wrote")
     return config
@@ -190,15 +191,16 @@ def load_adapted(
     than that of the checkpoint is an InputError.
     """
     has = adapted_config(name, **places(kwargs))
-    for setting in sorted(
-        {*type(has).__annotations__, "num_labels"} - {*CHANGEABLE, "decoder", "sub_configs_defaults"}
-    ):
-        found = getattr(has, setting)
-        asked = kwargs.get(setting, getattr(kwargs.get("config"), setting, found))  # the Auto classes put it in config
-        if asked != found:
+    wanted = kwargs.get("config")  # where the Auto classes put what they are asked for
+    found = {setting: getattr(has, setting) for setting in set(SETTINGS) - {*CHANGEABLE, "id2label"}}
+    asked = {setting: kwargs.get(setting, getattr(wanted, setting, value)) for setting, value in found.items()}
+    found |= (decoder := decoder_settings(has.decoder))
+    asked |= decoder | decoder_settings(kwargs.get("decoder", getattr(wanted, "decoder", {})))
+    for setting in sorted(asked):
+        if asked[setting] != found.get(setting):
             raise InputError(
-                f"checkpoint {str(name)!r} is adapted with {setting} {found!r}, not {asked!r}; valid: {found!r}, "
-                "or adapt its decoder anew"
+                f"checkpoint {str(name)!r} is adapted with {setting} {found.get(setting)!r}, not {asked[setting]!r}; "
+                f"valid: {found.get(setting)!r}, or adapt its decoder anew"
             )
     if (asked := kwargs.get("attn_implementation", IMPLEMENTATION)) != IMPLEMENTATION:
         raise InputError(f"attn_implementation {asked!r} does not know our masks; valid: {IMPLEMENTATION!r}")

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
 from gemma_encoder.attention import IMPLEMENTATION, choose_biases, new_adaptation
-from gemma_encoder.configuration import SETTINGS, GemmaEncoderConfig, planned_masks
+from gemma_encoder.configuration import SETTINGS, GemmaEncoderConfig, decoder_settings, planned_masks
 from gemma_encoder.dropout import add_dropout, dropout_rates
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.exchange import exchange
@@ -28,14 +28,18 @@ from gemma_encoder.gemma2 import sublayers_written_out
 from gemma_encoder.inputs import check_bos, check_lengths, real_slots
 from gemma_encoder.linear import onednn_pays, spare
 from gemma_encoder.loading import load_adapted, load_decoder
+from gemma_encoder.masks import Mask
 from gemma_encoder.pooling import get_pooler, slots_read
 from gemma_encoder.unread import skip_unread
 from gemma_encoder.visibility import Visibility, look, look_from
 
-GRAPHS = 64  # of all layers of all models of a class; torch's 8 are soon used up: masks, training, one row
+# compiled graphs allowed per class; torch's default of 8 is soon used up by masks, training/evaluation and batches of
+# one row
+GRAPHS = 64
 # settings that are built into a model: changed in its configuration later, they would only be true of the checkpoint
 BUILT = ("attention", "local_layers", "pooling", "pooling_heads", "pooling_latents", "pooling_projections")
 BUILT += ("attention_dropout", "ffn_dropout")
+INPUTS = ("input_ids", "attention_mask", "output_hidden_states", "output_attentions")
 
 
 class GemmaEncoderPreTrainedModel(PreTrainedModel):
@@ -55,7 +59,9 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
                 nn.init.zeros_(module.bias)
 
     @classmethod
-    def from_decoder(cls, decoder: str | Path | PreTrainedModel, *, dtype: torch.dtype = torch.float32, **settings):
+    def from_decoder(
+        cls, decoder: str | Path | PreTrainedModel, *, dtype: torch.dtype = torch.float32, **settings
+    ) -> Self:
         """Adapt a causal decoder and measure what its tokens see; it comes in eval mode, as from `from_pretrained`.
 
         decoder: a checkpoint folder or hub name (safetensors; no remote code), or a loaded model of a supported
@@ -79,7 +85,9 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
         return model
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, output_loading_info: bool = False, probe: bool = True, **kwargs):
+    def from_pretrained(
+        cls, name: str | Path, *, output_loading_info: bool = False, probe: bool = True, **kwargs
+    ) -> Self:
         """Load an adapted checkpoint and measure what its tokens see.
 
         Missing or unexpected weights are an InputError, never a silent new start; a mask that is not the planned one
@@ -113,15 +121,44 @@ def cast(model: GemmaEncoderPreTrainedModel, dtype: torch.dtype) -> None:
 def check_as_built(model: GemmaEncoderPreTrainedModel) -> None:
     """Refuse a configuration that is no longer that of the model: loaded again, it would be another one."""
     encoder = encoder_of(model)
-    for name, value in encoder.built.items():
-        if (found := getattr(model.config, name)) != value:
+    check_depth(encoder.backbone, encoder.masks)
+    now = built_in(model.config)
+    for name in sorted(now.keys() | encoder.built.keys()):
+        if (found := now.get(name)) != (value := encoder.built.get(name)):
             raise InputError(f"config.{name} is {found!r}, the model was built with {value!r}; valid: adapt it anew")
+    if hasattr(model, "head"):
+        found, asked = getattr(model.head.out, "out_features", None), model.config.num_labels
+        if found != asked:
+            raise InputError(f"config.num_labels is {asked}, the head has {found} outputs; valid: adapt it anew")
     for name, rates in dropout_rates(encoder.backbone).items():
         if rates != {found := getattr(model.config, name)}:
             raise InputError(
                 f"config.{name} is {found!r}, the model drops {sorted(rates)}: its decoder was adapted once more, or "
                 "changed; valid: adapt it anew"
             )
+
+
+def built_in(config: GemmaEncoderConfig) -> dict[str, object]:
+    """What of a configuration cannot be changed in a model that was built with it."""
+    return {name: getattr(config, name) for name in BUILT} | decoder_settings(config.decoder)
+
+
+def check_depth(backbone: PreTrainedModel, masks: list[Mask]) -> None:
+    """Refuse a decoder that was cut without its configuration, after which masks are planned."""
+    if (found := len(layers(backbone))) != len(masks):
+        raise InputError(
+            f"decoder has {found} layers, its configuration {len(masks)}; valid: layers, num_hidden_layers and "
+            "layer_types all cut before from_decoder"
+        )
+
+
+def refuse(others: dict[str, object], valid: tuple[str, ...]) -> None:
+    """Inputs that a model does not know are an InputError: PEFT passes some for a task type, and loses the head."""
+    if others:
+        raise InputError(
+            f"inputs {', '.join(sorted(others))} are unknown; valid: {', '.join(valid)}; "
+            "for LoRA use gemma_encoder.lora.add_lora, which keeps pooler and head, in place of a task type of PEFT"
+        )
 
 
 class GemmaEncoder(GemmaEncoderPreTrainedModel):
@@ -134,18 +171,20 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
 
     def __init__(self, config: GemmaEncoderConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
+        config.settle()
         check_family(config.decoder)
         config.decoder.use_cache = False
         self.backbone = backbone or AutoModel.from_config(config.decoder, attn_implementation=IMPLEMENTATION)
+        self.masks = planned_masks(config)
+        check_depth(self.backbone, self.masks)
         self.backbone.set_attn_implementation(IMPLEMENTATION)
         add_dropout(self.backbone, config.attention_dropout, config.ffn_dropout)
         skip_unread(self.backbone)
         exchange(self.backbone)
-        self.masks = planned_masks(config)
         self.adaptation = new_adaptation(self.backbone)
         sizes = config.pooling_heads, config.pooling_latents, config.pooling_projections
         self.pool = get_pooler(config.pooling, config.decoder.hidden_size, *sizes)
-        self.built = {name: getattr(config, name) for name in BUILT}
+        self.built = built_in(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -164,14 +203,18 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         only_pooled: bool = False,
+        **others: object,
     ) -> BaseModelOutputWithPooling:
         """Encode `input_ids (batch, seq)`; `attention_mask (batch, seq)` is 1 where a slot holds a token, else 0.
 
         With `output_attentions`, `attentions[l]` has shape `(batch, head, width, width)` over the tokens of each row
         in order, whatever the padding, and 0 beyond a row's last token; width is the longest row.
         States of all layers and attentions that are neither asked for nor refused come as the configuration says.
+        They are copies for reading: no gradient of the loss reaches them.
         With `only_pooled`, what no pooled vector needs is not computed, and `last_hidden_state` may be None.
+        Any other input is an InputError.
         """
+        refuse(others, INPUTS)
         if output_hidden_states is None:
             output_hidden_states = bool(self.config.output_hidden_states)
         if output_attentions is None:
@@ -221,7 +264,8 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
             "heads": head_counts(self.config.decoder),
             "spare": self._spare(real) if fill and not (return_weights or self._compiles) else 0,
         }
-        visibility = look(real, self.masks, self._dtype, self.config.unpadded, **settings)
+        check_depth(self.backbone, self.masks)
+        visibility = look(real, self.masks, self._dtype, self._packs, **settings)
         choose_biases(self.backbone, self.adaptation, visibility.kinds)
         found, weight = layers(self.backbone), self.get_input_embeddings().weight
         alone = frozenset(id(layer) for layer in found if sublayers_written_out(layer, weight, visibility))
@@ -231,7 +275,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         """How many tokens a packed batch is filled up with, where its largest product is one for oneDNN."""
         decoder, weight = self.config.decoder, self.get_input_embeddings().weight
         largest = real.numel() * decoder.hidden_size * decoder.intermediate_size  # pads included
-        if not (self.config.unpadded and onednn_pays(largest, weight)):
+        if not (self._packs and onednn_pays(largest, weight)):
             return 0
         lengths = real.sum(dim=1).tolist()
         return spare(sum(lengths), max(lengths))
@@ -242,6 +286,15 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         return torch.compiler.is_compiling() or layers(self.backbone)[0]._compiled_call_impl is not None
 
     @property
+    def _packs(self) -> bool:
+        """Whether batches travel packed: NEFTune takes their second size, by which it scales, for the length of a row.
+
+        Source: Jain et al. (2023), arXiv 2310.05914, algorithm 1.
+        """
+        embedding = self.get_input_embeddings()
+        return self.config.unpadded and not (embedding.training and hasattr(embedding, "neftune_noise_alpha"))
+
+    @property
     def _dtype(self) -> torch.dtype:
         """That of the token embedding: a replica of nn.DataParallel has no parameters to ask."""
         return self.get_input_embeddings().weight.dtype
@@ -249,7 +302,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
     def _real(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Which slots of a checked batch hold a token, `(batch, seq)`."""
         check_implementation(self.backbone, IMPLEMENTATION)
-        real = real_slots(input_ids, attention_mask, self.get_input_embeddings().num_embeddings)
+        real = real_slots(input_ids, attention_mask, len(self.get_input_embeddings().weight))
         check_lengths(real, self.config.decoder)
         return real
 
@@ -257,7 +310,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         self, input_ids: Tensor, real: Tensor, visibility: Visibility, hidden_states: bool, attentions: bool = False
     ) -> BaseModelOutput:
         """The decoder on the tokens of a batch, with the states of all layers and their attention weights if asked."""
-        if self.config.unpadded:
+        if self._packs:
             input_ids = input_ids[real][None]
             if visibility.spare:
                 input_ids = torch.cat([input_ids, input_ids[:, :1].expand(1, visibility.spare)], dim=1)
@@ -265,6 +318,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
             input_ids=input_ids,
             position_ids=visibility.position_ids,
             use_cache=False,
+            return_dict=True,
             visibility=visibility,
             output_hidden_states=hidden_states,
             output_attentions=attentions,
@@ -275,7 +329,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         chosen = slots_read(self.config.pooling, real)
         if chosen is None:
             return visibility
-        chosen = chosen[real] if self.config.unpadded else chosen.flatten()
+        chosen = chosen[real] if self._packs else chosen.flatten()
         read, last = chosen.nonzero().flatten(), None
         if alone := visibility.written_out & {id(layers(self.backbone)[-1])}:
             last = replace(look_from(visibility, read), written_out=alone)
@@ -283,7 +337,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
 
     def _to_slots(self, states: Tensor, real: Tensor) -> Tensor:
         """`(1, tokens, dim)` packed, or `(batch, seq, dim)` padded -> `(batch, seq, dim)` with zeros at pads."""
-        if not self.config.unpadded:
+        if not self._packs:
             return states.masked_fill(~real[..., None], 0)
         slots = real.flatten().nonzero().flatten()
         grid = states.new_zeros(real.numel(), states.shape[-1])
@@ -296,7 +350,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         """
         lengths = real.sum(dim=1)
         width = int(lengths.max())
-        if not self.config.unpadded:
+        if not self._packs:
             order = real.int().argsort(dim=1, descending=True, stable=True)[:, None, :width]
             weights = weights.take_along_dim(order[..., None], dim=2).take_along_dim(order[:, :, None], dim=3)
         return weights * (torch.arange(width, device=real.device) < lengths[:, None])[:, None, :, None]
@@ -304,7 +358,10 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
 
 def encoder_of(model: nn.Module) -> GemmaEncoder:
     """The GemmaEncoder inside a model with a head, with LoRA or compiled, or the model itself."""
-    return next(module for module in model.modules() if isinstance(module, GemmaEncoder))
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    if found := next((module for module in modules if isinstance(module, GemmaEncoder)), None):
+        return found
+    raise InputError(f"no GemmaEncoder in a {type(model).__name__}; valid: an adapted model, see from_decoder")
 
 
 def compile_layers(model: nn.Module) -> None:
@@ -327,5 +384,4 @@ def has_lora(model: nn.Module) -> bool:
     return any("lora_" in name for name, _ in model.named_parameters())
 
 
-AutoConfig.register(GemmaEncoderConfig.model_type, GemmaEncoderConfig)
 AutoModel.register(GemmaEncoderConfig, GemmaEncoder)

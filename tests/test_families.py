@@ -164,7 +164,7 @@ IMPORTED = {
         "peft.get_peft_model_state_dict",
     ],
     "model": [
-        "AutoConfig", "AutoModel", "PreTrainedModel",
+        "AutoModel", "PreTrainedModel",
         "modeling_outputs.BaseModelOutput", "modeling_outputs.BaseModelOutputWithPooling", "utils.can_return_tuple",
     ],
     "norm": [

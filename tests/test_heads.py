@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -154,7 +155,50 @@ def test_a_head_that_was_rounded_still_computes_in_float32(tiny_decoder):
     assert len(scores.unique()) > 990
 
 
+def test_whatever_wraps_a_layer_of_the_head_is_called(tiny_decoder, make_batch):
+    model, batch, seen = adapted(GemmaEncoderForSequenceClassification, tiny_decoder()), make_batch([5, 9]), []
+    tuned = get_peft_model(model, LoraConfig(target_modules=["out"])).to(torch.bfloat16).eval()
+    nn.init.normal_(model.head.out.lora_B.default.weight)
+    model.head.dense.register_forward_hook(lambda *call: seen.append(call))
+    logits = tuned(*batch).logits
+    assert len(seen) == 1
+    with tuned.disable_adapter():
+        assert (tuned(*batch).logits - logits).abs().min() > 1e-2
+    assert logits.dtype == torch.float32
+
+
+def test_a_quantised_layer_of_the_head_is_given_float32(tiny_decoder, make_batch):
+    model, batch = adapted(GemmaEncoderForSequenceClassification, tiny_decoder()), make_batch([5, 9])
+    before, layer = model(*batch).logits, model.head.out
+    model.head.out = torch.ao.nn.quantized.dynamic.Linear(32, 2)
+    scale = layer.weight.abs().max().item() / 127
+    model.head.out.set_weight_bias(torch.quantize_per_tensor(layer.weight.detach(), scale, 0, torch.qint8), layer.bias)
+    torch.testing.assert_close(model(*batch).logits, before, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tuple_is_returned_where_the_configuration_says_so(tiny_decoder, make_batch, kind):
+    model, batch = adapted(kind, tiny_decoder()), inputs_for(kind, make_batch)
+    logits = model(*batch).logits
+    model.config.return_dict = model.config.decoder.return_dict = False
+    assert torch.equal(model(*batch)[0], logits)
+
+
 # bad input
+
+
+@pytest.mark.parametrize("kind", [*KINDS, GemmaEncoder])
+def test_an_input_that_a_model_does_not_know_is_named(tiny_decoder, make_batch, kind):
+    ids, mask = inputs_for(kind, make_batch)
+    with pytest.raises(InputError, match="inputs inputs_embeds, position_ids are unknown; valid: input_ids, attention"):
+        kind.from_decoder(tiny_decoder())(ids, mask, inputs_embeds=None, position_ids=None)
+
+
+def test_a_number_of_labels_that_the_head_does_not_have_gives_no_loss(tiny_decoder, make_batch):
+    model = adapted(GemmaEncoderForSequenceClassification, tiny_decoder(), num_labels=3)
+    model.config.num_labels = 1
+    with pytest.raises(InputError, match="num_labels is 1, the head has 3 outputs; valid: 3"):
+        model(*make_batch([5, 9]), labels=torch.rand(2))
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,12 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification, load_model, loading
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.shapes import SHAPES, shape_of
-from gemma_encoder.families import ffn_modules
+from gemma_encoder.families import FAMILIES, ffn_modules
 from gemma_encoder.hub import reachable
 from gemma_encoder.loading import load_decoder, load_tokenizer, model_digest
 
@@ -340,6 +340,47 @@ def test_how_a_checkpoint_runs_and_trains_may_be_asked_for_anew(tiny_decoder, tm
     model = kind.from_pretrained(tmp_path, attention="bidirectional", ffn_dropout=0.4, unpadded=False)
     assert (model.config.ffn_dropout, model.config.unpadded) == (0.4, False)
     assert {ffn.output_dropout.p for ffn in ffn_modules(model.encoder.backbone)} == {0.4}
+
+
+@pytest.mark.parametrize("kind", [GemmaEncoderForSequenceClassification, AutoModelForSequenceClassification])
+def test_another_decoder_than_that_of_the_checkpoint_is_refused(tiny_decoder, tmp_path, kind):
+    GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder()).save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    config.decoder.sliding_window = 3
+    for settings in ({"config": config}, {"decoder": {"sliding_window": 3}}):
+        with pytest.raises(InputError, match=r"is adapted with decoder\.sliding_window 4, not 3; valid: 4, or adapt"):
+            kind.from_pretrained(tmp_path, **settings)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_configuration_of_the_model_that_was_saved_is_that_of_the_checkpoint(tiny_decoder, tmp_path, family):
+    model = GemmaEncoder.from_decoder(tiny_decoder(family))
+    model.save_pretrained(tmp_path)
+    GemmaEncoder.from_pretrained(tmp_path, config=model.config)
+    GemmaEncoder.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"unpadded": "False"}, "unpadded 'False' is not valid; valid: True or False"),
+        ({"ranking_loss": "foo"}, "unknown ranking_loss 'foo'; valid: listwise_softmax, pointwise_logistic"),
+        ({"text_columns": "premise"}, "text_columns 'premise' is not valid; valid: a list of names"),
+        ({"problem_type": "multi_label_classification"}, "problem_type 'multi_label_classification' does not fit"),
+        ({"id2label": {1: "no", 2: "yes"}}, "id2label .* is not valid; .* for every label from 0 to 1"),
+        ({"id2label": None}, "id2label None is not valid"),
+    ],
+)
+def test_what_a_checkpoint_is_loaded_with_anew_is_checked(tiny_decoder, tmp_path, settings, says):
+    GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder()).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=says):
+        load_model(tmp_path, **settings)
+
+
+def test_a_configuration_is_read_without_the_models(tiny_decoder, tmp_path):
+    GemmaEncoder.from_decoder(tiny_decoder()).save_pretrained(tmp_path)
+    code = f"from gemma_encoder.loading import adapted_config; print(adapted_config({str(tmp_path)!r}).pooling)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "mean\n"
 
 
 def test_a_folder_without_tokenizer_gets_none_made_up(folder):

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -16,6 +17,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.integrations.neftune import activate_neftune
 from transformers.models.t5gemma.configuration_t5gemma import T5GemmaModuleConfig
 from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
@@ -28,6 +30,7 @@ from gemma_encoder import (
 )
 from gemma_encoder.errors import InputError
 from gemma_encoder.families import ENCODERS, FAMILIES
+from gemma_encoder.model import encoder_of
 from gemma_encoder.proofs import verify
 
 PATHS = pytest.mark.parametrize("unpadded", [True, False], ids=["unpadded", "padded"])
@@ -597,3 +600,75 @@ def test_ids_that_no_token_has_are_named_by_row(tiny_decoder):
 def test_no_decoder_is_named():
     with pytest.raises(InputError, match="decoder None is not valid; valid: a checkpoint folder, a hub name"):
         GemmaEncoder.from_decoder(None)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda model: setattr(model.config, "num_labels", 5), "config.num_labels is 5, the head has 2 outputs"),
+        (lambda model: setattr(model.head, "out", nn.Linear(32, 5)), "config.num_labels is 2, the head has 5 outputs"),
+        (
+            lambda model: setattr(model.config.decoder, "sliding_window", 3),
+            "config.decoder.sliding_window is 3, the model was built with 4",
+        ),
+        (
+            lambda model: setattr(model.config.decoder, "attn_logit_softcapping", 0.1),
+            "config.decoder.attn_logit_softcapping is 0.1, the model was built with 2.0",
+        ),
+        (
+            lambda model: setattr(model.encoder.backbone, "layers", model.encoder.backbone.layers[:2]),
+            "decoder has 2 layers, its configuration 4",
+        ),
+    ],
+)
+def test_a_model_that_would_be_loaded_as_another_is_not_saved(tiny_decoder, tmp_path, change, says):
+    model = GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder())
+    change(model)
+    with pytest.raises(InputError, match=says):
+        model.save_pretrained(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_decoder_cut_without_its_configuration_is_named(tiny_decoder, make_batch):
+    says, decoder = r"decoder has 2 layers, its configuration 4; valid: .* cut before from_decoder", tiny_decoder()
+    model = GemmaEncoder.from_decoder(decoder)
+    decoder.layers = decoder.layers[:2]
+    for run in (lambda: model(*make_batch(LENGTHS)), lambda: GemmaEncoder.from_decoder(decoder)):
+        with pytest.raises(InputError, match=says):
+            run()
+
+
+def test_a_model_that_is_not_adapted_is_named(tiny_decoder):
+    for other in (tiny_decoder(), "tiny"):
+        with pytest.raises(InputError, match=f"no GemmaEncoder in a {type(other).__name__}; valid: an adapted model"):
+            encoder_of(other)
+
+
+def test_labels_are_numbered_by_their_names(tiny_decoder, tmp_path):
+    model, names = classifier(tiny_decoder(), id2label={0: "neg", 1: "pos"}), {0: "no", 1: "yes"}
+    assert model.config.label2id == {"neg": 0, "pos": 1}
+    model.save_pretrained(tmp_path)
+    assert GemmaEncoderForSequenceClassification.from_pretrained(tmp_path).config.label2id == {"neg": 0, "pos": 1}
+    renamed = GemmaEncoderForSequenceClassification.from_pretrained(tmp_path, id2label=names).config
+    assert (renamed.id2label, renamed.label2id) == (names, {"no": 0, "yes": 1})
+
+
+@PATHS
+def test_the_noise_of_neftune_is_that_of_the_padded_batch(tiny_decoder, make_batch, unpadded):
+    model, states = GemmaEncoder.from_decoder(tiny_decoder(), unpadded=unpadded).train(), []
+    embedding, keep = model.get_input_embeddings(), lambda module, inputs, output: states.append(output.detach())
+    embedding.register_forward_hook(keep)
+    activate_neftune(model, 5.0)
+    embedding.register_forward_hook(keep)
+    model(*make_batch(8 * LENGTHS))
+    noise = states[1] - states[0]
+    assert noise.std().item() == pytest.approx(5 / (3 * max(LENGTHS) * 32) ** 0.5, rel=0.05)
+
+
+def test_lora_on_the_token_embedding_is_trained(tiny_decoder, make_batch):
+    model = get_peft_model(classifier(tiny_decoder()), LoraConfig(target_modules=["q_proj", "embed_tokens"])).train()
+    model(*make_batch([4, 2]), labels=torch.tensor([0, 1])).loss.backward()
+    trained = [name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()]
+    assert all("lora_" in name for name in trained)
+    for part in ("q_proj", "embed_tokens"):
+        assert any(part in name for name in trained)
