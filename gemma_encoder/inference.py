@@ -119,7 +119,7 @@ def embed(
         return torch.zeros(0, encoder.config.decoder.hidden_size)
 
     def pooled(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return encoder(input_ids, attention_mask, only_pooled=True).pooler_output
+        return encoder(input_ids, attention_mask, only_pooled=True, return_dict=True).pooler_output
 
     return in_batches(model, rows, pooled, batch_size, "embedding")
 

@@ -30,12 +30,10 @@ from gemma_encoder.linear import onednn_pays, spare
 from gemma_encoder.loading import load_adapted, load_decoder
 from gemma_encoder.masks import Mask
 from gemma_encoder.pooling import get_pooler, slots_read
-from gemma_encoder.unread import skip_unread
+from gemma_encoder.unread import skip_unread, skips_unread
 from gemma_encoder.visibility import Visibility, look, look_from
 
-# compiled graphs allowed per class; torch's default of 8 is soon used up by masks, training/evaluation and batches of
-# one row
-GRAPHS = 64
+GRAPHS = 64  # compiled ones allowed per class: masks, training and single rows soon use up torch's default of 8
 # settings that are built into a model: changed in its configuration later, they would only be true of the checkpoint
 BUILT = ("attention", "local_layers", "pooling", "pooling_heads", "pooling_latents", "pooling_projections")
 BUILT += ("attention_dropout", "ffn_dropout")
@@ -259,7 +257,6 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         """Who sees whom in a batch whose slots hold a token where `real (batch, seq)` is True, under `masks`."""
         settings = {
             "return_weights": return_weights,
-            "adaptation": self.adaptation,
             "one_group": self._compiles,
             "heads": head_counts(self.config.decoder),
             "spare": self._spare(real) if fill and not (return_weights or self._compiles) else 0,
@@ -269,7 +266,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         choose_biases(self.backbone, self.adaptation, visibility.kinds)
         found, weight = layers(self.backbone), self.get_input_embeddings().weight
         alone = frozenset(id(layer) for layer in found if sublayers_written_out(layer, weight, visibility))
-        return replace(visibility, written_out=alone)
+        return replace(visibility, adaptation=self.adaptation, written_out=alone)
 
     def _spare(self, real: Tensor) -> int:
         """How many tokens a packed batch is filled up with, where its largest product is one for oneDNN."""
@@ -333,6 +330,8 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         read, last = chosen.nonzero().flatten(), None
         if alone := visibility.written_out & {id(layers(self.backbone)[-1])}:
             last = replace(look_from(visibility, read), written_out=alone)
+        elif not skips_unread(self.backbone):  # its layers were put in another order
+            return visibility
         return replace(visibility, read=read, last=last)
 
     def _to_slots(self, states: Tensor, real: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def skips_unread(backbone: PreTrainedModel) -> bool:
 
 def _tell(attention: nn.Module, inputs: tuple, keywords: dict[str, Any]) -> None:
     """What of the coming batch is read, if more goes on."""
-    visibility = keywords["visibility"]
+    visibility = keywords.get("visibility")
     read = visibility.read if visibility is not None and visibility.last is None else None
     if _batch.read is not read:  # torch.compile cannot write where activations are recomputed
         _batch.read = read

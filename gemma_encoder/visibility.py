@@ -192,7 +192,6 @@ def look(
     dtype: torch.dtype,
     unpadded: bool = True,
     return_weights: bool = False,
-    adaptation: int = 0,
     one_group: bool = False,
     heads: tuple[int, int] = (1, 1),
     spare: int = 0,
@@ -200,12 +199,11 @@ def look(
     """Who sees whom in a batch whose slots hold a token where `real (batch, seq)` is True, layer by layer.
 
     masks: of every layer, by positions alone: a packed batch has them evaluated once, for all rows and heads.
-    adaptation: of attention.new_adaptation. one_group: rows are not put into groups of like length. heads: how many
-    queries have, and keys.
+    one_group: rows are not put into groups of like length. heads: how many queries have, and keys.
     """
     distinct = list(dict.fromkeys(masks))
     kinds = [distinct.index(mask) for mask in masks]
-    more = {"return_weights": return_weights, "adaptation": adaptation, "spare": spare}
+    more = {"return_weights": return_weights, "spare": spare}
     never = torch.full((), lowest(dtype), dtype=dtype, device=real.device)
     if not unpadded:
         positions = (real.cumsum(dim=1) - 1).where(real, 0)

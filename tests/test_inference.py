@@ -5,8 +5,10 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
@@ -121,6 +123,13 @@ def test_any_kind_of_list_will_do(adapted, tokenizer, kind):
     assert rank(model, tokenizer, "Who?", kind(TEXTS)) == rank(model, tokenizer, "Who?", TEXTS)
     with pytest.raises(InputError, match="texts 'passage' is one text; valid: a list"):
         rank(model, tokenizer, "Who?", "passage")
+
+
+def test_vectors_come_although_the_configuration_asks_for_tuples(adapted, tokenizer):
+    model = adapted()
+    expected = embed(model, tokenizer, TEXTS)
+    model.config.return_dict = False
+    assert torch.equal(embed(model, tokenizer, TEXTS), expected)
 
 
 def test_every_submodule_is_left_in_the_mode_it_was_in(adapted, tokenizer):
@@ -251,6 +260,11 @@ def test_truncation_is_asked_for_counted_and_keeps_both_texts(adapted, tokenizer
         ([("a", None)], {}, r"row 0 is \('a', None\); valid: texts that are not empty"),
         ([()], {}, r"row 0 is \(\); valid"),
         ("one text", {}, r"texts 'one text' is one text; valid: a list"),
+        ({"d1": "one", "d2": "other"}, {}, r"texts in a dict; valid: a list of texts"),
+        (pd.DataFrame({"premise": ["a"], "hypothesis": ["b"]}), {}, r"texts in a DataFrame; valid: a list of texts"),
+        (Dataset.from_dict({"text": ["a"]}), {}, r"texts in a Dataset; valid: a list of texts"),
+        ([{"premise": "a", "hypothesis": "b"}], {}, r"row 0 is a dict; valid: a text, or a list or tuple of texts"),
+        (["a", {"a", "b"}], {}, r"row 1 is a set; valid: a text, or a list or tuple of texts"),
         (["a"], {"columns": ("premise", "hypothesis")}, r"row 0 has 1 texts; valid: 2 \(premise, hypothesis\)"),
         ([("a", "b")], {"columns": ("sentence",)}, r"row 0 has 2 texts; valid: 1 \(sentence\)"),
         (["fine", None], {}, r"row 1 is None; valid: texts that are not empty"),

@@ -63,6 +63,15 @@ def test_window_reaches_exactly_width_minus_one_to_each_side(width, length):
             assert table[i, j] == (abs(i - j) < width)
 
 
+def test_reach_does_not_depend_on_the_default_precision():
+    expected = masks.reach([masks.causal, masks.window(2)], 4)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(masks.reach([masks.causal, masks.window(2)], 4), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("width", [0, -1, 2.0, True, "3", None])
 def test_a_window_that_is_no_width_is_refused(width):
     with pytest.raises(InputError, match="valid: an integer >= 1"):

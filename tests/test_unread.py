@@ -41,6 +41,23 @@ def test_the_vectors_are_those_of_the_whole_pass(tiny_decoder, make_batch, famil
     torch.testing.assert_close(model(ids, mask).last_hidden_state, whole.last_hidden_state, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("unpadded", [True, False])
+@pytest.mark.parametrize("family", ["gemma2", "llama"])
+def test_vectors_are_right_where_layers_were_put_in_another_order(tiny_decoder, make_batch, family, unpadded):
+    model = GemmaEncoder.from_decoder(tiny_decoder(family), pooling="last", local_layers="open", unpadded=unpadded)
+    model.backbone.layers = torch.nn.ModuleList(reversed(model.backbone.layers))
+    batch = make_batch(LENGTHS)
+    only, whole = (model.eval()(*batch, only_pooled=only).pooler_output for only in (True, False))
+    torch.testing.assert_close(only, whole, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "llama"])
+def test_a_decoder_of_one_layer_says_that_it_belongs_to_an_encoder(tiny_decoder, make_batch, family):
+    model = GemmaEncoder.from_decoder(tiny_decoder(family, num_hidden_layers=1), pooling="last")
+    with pytest.raises(RuntimeError, match="belongs to a GemmaEncoder"):
+        model.backbone(make_batch(LENGTHS)[0])
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("family", ["gemma2", "gpt_neox"])
 def test_loss_and_every_gradient_are_those_of_the_whole_pass(tiny_decoder, make_batch, family, checkpointing):
