@@ -27,10 +27,9 @@ from transformers import PreTrainedModel
 
 from gemma_encoder.dropout import check_rate
 from gemma_encoder.errors import InputError
-from gemma_encoder.families import bos_id
 from gemma_encoder.heads import class_of
 from gemma_encoder.inference import evaluating
-from gemma_encoder.inputs import positions
+from gemma_encoder.inputs import positions, without_bos
 from gemma_encoder.loading import adapted_config, load_decoder
 from gemma_encoder.model import GemmaEncoderPreTrainedModel, cast, check_as_built, encoder_of, has_lora
 from gemma_encoder.pooling import parse_pooling
@@ -191,8 +190,6 @@ def _vectors(model: GemmaEncoderPreTrainedModel) -> torch.Tensor:
     encoder = encoder_of(model)
     config = encoder.config.decoder
     count = max(min(64, positions(config) or 64), parse_pooling(encoder.config.pooling)[1])
-    ids = torch.arange(count, device=model.device)[None] * 7 % config.vocab_size
-    if (bos := bos_id(config)) is not None:  # which has no place inside a row
-        ids = ids.where(ids != bos, bos - 1 if bos else 1)
+    ids = without_bos(torch.arange(count, device=model.device)[None] * 7 % config.vocab_size, config)
     with evaluating(model):
         return encoder(ids).pooler_output.double()

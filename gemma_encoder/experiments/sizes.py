@@ -14,7 +14,7 @@ from gemma_encoder.experiments.splits import split
 from gemma_encoder.loading import checkpoint_path, load_tokenizer
 from gemma_encoder.tasks import encode, get_task
 
-CHARACTERS = 4.2  # a token, of English
+CHARACTERS_PER_TOKEN = 4.2  # of English
 HUB = {  # rows of train, of validation (MNLI: of both), texts a row, characters a text: official sizes, counted texts;
     # the characters of QQP are assumed, those of MNLI are of 314 rows, those of BoolQ and ReCoRD of 3,270 and 32
     "cola": (8551, 1043, 1, 41),
@@ -87,6 +87,6 @@ def _from_table(spec: RunSpec) -> Work:
         validation = train // 10
         train -= validation
     trained = min(texts, spec.list_size) if task.kind == "ranking" else texts
-    names = sum(2 + len(column) / CHARACTERS for column in task.text_columns)  # `column: text`
-    length = min(spec.max_length, characters / CHARACTERS + names)
+    names = sum(2 + len(column) / CHARACTERS_PER_TOKEN for column in task.text_columns)  # `column: text`
+    length = min(spec.max_length, characters / CHARACTERS_PER_TOKEN + names)
     return Work(min(train, spec.train_examples or train), trained, [length], validation * texts * length)
