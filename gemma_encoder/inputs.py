@@ -16,6 +16,8 @@ from gemma_encoder.rows import check_rows
 
 def real_slots(input_ids: Tensor, attention_mask: Tensor | None, known: int) -> Tensor:
     """Which slots hold a token, `(batch, seq)`: one in every row at least, each with an id below `known`."""
+    if not isinstance(input_ids, Tensor):
+        raise InputError(f"input_ids of type {type(input_ids).__name__}; valid: a tensor (batch, seq)")
     if input_ids.dim() != 2 or not len(input_ids):
         raise InputError(f"input_ids of shape {tuple(input_ids.shape)}; valid: (batch, seq), batch >= 1")
     if input_ids.dtype not in (torch.int64, torch.int32):

@@ -1,4 +1,4 @@
-"""Freed memory stays in the process: tensors made again and again fault no page in twice."""
+"""Freed memory stays in the process: tensors made again and again fault no page in twice; peaks are in MiB."""
 
 import os
 import platform
@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from gemma_encoder.memory import peak_memory
 
 FAULTS = """
 import random, resource, torch
@@ -39,3 +42,12 @@ def test_memory_that_is_kept_is_not_faulted_in_again():
     """Given back, it is over a million pages; what somebody sets in the environment stays."""
     assert faults() < 10_000
     assert faults(MALLOC_TRIM_THRESHOLD_="0") > 100_000
+
+
+def test_a_peak_is_in_mebibytes(monkeypatch):
+    before = peak_memory()
+    torch.ones(int(before) + 200, 2**18)  # a MiB a row: more than this process ever had
+    assert before + 150 < peak_memory() < 3 * before + 600
+    found = peak_memory()
+    monkeypatch.setattr(sys, "platform", "darwin")  # where the system counts bytes
+    assert peak_memory() * 2**10 == found

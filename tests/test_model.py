@@ -511,6 +511,8 @@ def test_ids_of_another_shape_are_named(tiny_decoder, shape):
     for part in (model, model.encoder):
         with pytest.raises(InputError, match=r"input_ids of shape .*; valid: \(batch, seq\), batch >= 1"):
             part(torch.ones(shape, dtype=torch.long))
+        with pytest.raises(InputError, match=r"input_ids of type list; valid: a tensor \(batch, seq\)"):
+            part(torch.ones(shape, dtype=torch.long).tolist())
 
 
 @pytest.mark.parametrize(
