@@ -26,10 +26,9 @@ import torch
 from transformers import AutoConfig, Gemma2Config, Gemma2ForSequenceClassification, PreTrainedTokenizerBase
 
 from gemma_encoder.errors import InputError
-from gemma_encoder.experiments.sizes import CHARACTERS_PER_TOKEN
 from gemma_encoder.loading import TINY, checkpoint_path, load_tokenizer
 from gemma_encoder.paths import DATA
-from gemma_encoder.tokens import token_ids
+from gemma_encoder.tokens import CHARACTERS_PER_TOKEN, token_ids
 
 LENGTHS = DATA / "lengths.csv"
 SHORTEST, LONGEST = 4, 512  # tokens

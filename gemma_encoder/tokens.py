@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from gemma_encoder.errors import InputError
 
 BATCH = 1000  # rows tokenised at once; bounds memory
+CHARACTERS_PER_TOKEN = 4.2  # of English, where no tokenizer is at hand
 
 
 def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -13,8 +13,8 @@ from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.experiments.splits import split
 from gemma_encoder.loading import checkpoint_path, load_tokenizer
 from gemma_encoder.tasks import encode, get_task
+from gemma_encoder.tokens import CHARACTERS_PER_TOKEN
 
-CHARACTERS_PER_TOKEN = 4.2  # of English
 HUB = {  # rows of train, of validation (MNLI: of both), texts a row, characters a text: official sizes, counted texts;
     # the characters of QQP are assumed, those of MNLI are of 314 rows, those of BoolQ and ReCoRD of 3,270 and 32
     "cola": (8551, 1043, 1, 41),
