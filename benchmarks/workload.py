@@ -154,8 +154,8 @@ def fit(data: str | Path) -> pd.DataFrame:
 
     What the folder has no rows of keeps its recorded fit.
     """
-    fits, absent = pd.read_csv(LENGTHS, index_col="task").to_dict("index"), lacking(data)
-    for name in (name for name in FILES if name not in absent):
+    fits = pd.read_csv(LENGTHS, index_col="task").to_dict("index")
+    for name in FILES.keys() - lacking(data):
         logs = [math.log(max(1.0, count / CHARACTERS_PER_TOKEN)) for count in real_characters(name, data)]
         found = {"log_mean": statistics.fmean(logs), "log_sd": statistics.stdev(logs), "rows": len(logs)}
         fits[name] = found | {"fitted_on": FILES[name][0]}

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -184,14 +184,13 @@ def _refresh(args: argparse.Namespace) -> int:
 
 def _spec(args: argparse.Namespace, elsewhere: tuple[str, ...]) -> RunSpec:
     """The run that the arguments name; settings that are given `elsewhere` are refused in --set."""
-    from gemma_encoder.experiments.spec import RunSpec
+    from gemma_encoder.experiments.spec import RunSpec, spec_fields
     from gemma_encoder.reports.notebooks import value_of
-    from gemma_encoder.reports.settings import TYPES
     from gemma_encoder.yaml_values import split_pairs
 
-    valid = TYPES.keys() - {*elsewhere}
+    types = {name: kind for name, kind in spec_fields().items() if name not in elsewhere}
     given = split_pairs(args.set)
-    settings = {key: value_of(text, TYPES[check_choice("setting", key, valid)]) for key, text in given.items()}
+    settings = {key: value_of(text, types[check_choice("setting", key, types)]) for key, text in given.items()}
     return RunSpec(task=args.task, model=args.model, data=args.data_dir, **settings)
 
 
@@ -244,52 +243,23 @@ def _submit(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> int:
     from gemma_encoder.experiments.plan import as_text
     from gemma_encoder.profiles import control_specs
-    from gemma_encoder.reports.notebooks import parameters
+    from gemma_encoder.reports.notebooks import all_parameters
+    from gemma_encoder.reports.planned import in_words, parts
     from gemma_encoder.reports.settings import check_runs
 
     given = _chosen(args)[0]
-    values = {name[:2]: {key: of.default for key, of in parameters(name).items()} | given[name] for name in given}
+    values = {name[:2]: all_parameters(name, changed) for name, changed in given.items()}
     values = {number: of | of.get("more", {}) for number, of in values.items()}
-    parts = _parts(values)
+    planned = parts(values)
     check_runs(given)
-    print(as_text(parts))
+    print(as_text(planned))
     if "00" in values:
         print("left out   2 runs of notebook 00")
     if beside := {number: runs for number in ("08", "09") if (runs := control_specs(values.get(number, {})))}:
         runs = dict.fromkeys(spec for part in beside.values() for spec in part)
         print("\nbeside it, on the tasks of both benchmarks, the native encoder:")
-        print(as_text({f"as control ({_notebooks(beside)})": list(runs)}))
+        print(as_text({f"as control ({in_words(beside)})": list(runs)}))
     return 0
-
-
-def _notebooks(numbers: Iterable[str]) -> str:
-    return f"notebooks {', '.join(numbers)}"
-
-
-def _parts(values: Mapping[str, Mapping[str, Any]]) -> dict[str, list[RunSpec]]:
-    """The runs of the notebooks, each once, in parts that have a name; `values` are their parameters by number."""
-    from gemma_encoder.experiments.plan import ABLATIONS
-    from gemma_encoder.profiles import TASKS, check_settings, ranking_specs, specs
-
-    default = {}  # the runs that a notebook would make if it varied nothing
-    for number, of in values.items():
-        check_settings(of.get("more", {}))
-        if not of.keys().isdisjoint(TASKS):
-            default[number] = specs(of)
-            if not default[number]:
-                raise InputError(f"notebook {number} has no runs; valid: at least one task and one seed")
-    rates = [{"attention_dropout": rate, "ffn_dropout": rate} for rate in values.get("03", {}).get("rates", [])]
-    varied = {**ABLATIONS, "03": rates}
-    benchmarks = [number for number in default if number not in varied]
-    ablations = [number for number in default if number in varied]
-    base = dict.fromkeys(spec for number in benchmarks for spec in default[number])
-    more = [replace(s, **variant) for number in ablations for variant in varied[number] for s in default[number]]
-    return {
-        f"on every task ({_notebooks(benchmarks)})": list(base),
-        f"in the ablations ({_notebooks(ablations)})": [s for s in dict.fromkeys(more) if s not in base],
-        "from an untrained decoder (notebook 06)": default.get("06", []),
-        "of ranking (notebook 10)": ranking_specs(values["10"]) if "10" in values else [],
-    }
 
 
 def _verify(args: argparse.Namespace) -> int:

@@ -35,6 +35,7 @@ from gemma_encoder.rows import padded
 from gemma_encoder.tokens import bos_ids, token_ids
 
 CPU_SLOTS = 1536  # of a batch: with fewer the calls cost more, with more the memory that every tensor takes anew
+KEYED = (Mapping, Set)  # gives keys, or texts in no order, where texts in order are meant
 SHOWN_FROM = 20  # batches; less is done before anybody has read a bar
 
 
@@ -170,7 +171,7 @@ def _listed(texts: Iterable[str | Sequence[str]]) -> list[str | Sequence[str]]:
     """`texts` as a list; what would give letters, or names of columns, in place of texts is an InputError."""
     if isinstance(texts, str):
         raise InputError(f"texts {texts!r} is one text; valid: a list of texts, or of pairs of texts")
-    if isinstance(texts, (Mapping, Set)) or hasattr(texts, "columns") or hasattr(texts, "column_names"):
+    if isinstance(texts, KEYED) or hasattr(texts, "columns") or hasattr(texts, "column_names"):
         raise InputError(f"texts in a {type(texts).__name__}; valid: a list of texts, or of pairs of texts")
     return list(texts)
 
@@ -188,11 +189,12 @@ def _rows(
     if isinstance(columns, str):
         raise InputError(f"columns {columns!r} is one name; valid: a list of names")
     columns = tuple(encoder_of(model).config.text_columns if columns is None else columns)
-    for index, row in enumerate(texts):
-        if isinstance(row, (Mapping, Set)):
-            raise InputError(f"row {index} is a {type(row).__name__}; valid: a text, or a list or tuple of texts")
     rows = [(row,) if isinstance(row, str) or not isinstance(row, Iterable) else tuple(row) for row in texts]
     for index, row in enumerate(rows):
+        if isinstance(texts[index], KEYED):
+            raise InputError(
+                f"row {index} is a {type(texts[index]).__name__}; valid: a text, or a list or tuple of texts"
+            )
         if columns and len(row) != len(columns):
             raise InputError(f"row {index} has {len(row)} texts; valid: {len(columns)} ({', '.join(columns)})")
         if not row or not all(isinstance(text, str) and text.strip() for text in row):

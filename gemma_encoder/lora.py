@@ -25,13 +25,14 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from gemma_encoder.built import check_as_built
 from gemma_encoder.dropout import check_rate
 from gemma_encoder.errors import InputError
 from gemma_encoder.heads import class_of
 from gemma_encoder.inference import evaluating
 from gemma_encoder.inputs import positions, without_bos
 from gemma_encoder.loading import adapted_config, load_decoder
-from gemma_encoder.model import GemmaEncoderPreTrainedModel, cast, check_as_built, encoder_of, has_lora
+from gemma_encoder.model import GemmaEncoderPreTrainedModel, cast, encoder_of, has_lora
 from gemma_encoder.pooling import parse_pooling
 from gemma_encoder.verify import LOAD_TOKENS, check_visibility
 
@@ -110,14 +111,14 @@ def save_lora(model: PeftModel, folder: str | Path) -> None:
     """
     _check_adapters(list(model.peft_config))
     inner = model.get_base_model()
-    backbone = encoder_of(inner).backbone
+    encoder = encoder_of(inner)
     _check_whole(inner, model.active_peft_config)
-    _check_frozen(backbone)
-    check_as_built(inner)
+    _check_frozen(encoder.backbone)
+    check_as_built(inner, encoder)
     model.save_pretrained(str(folder))
     inner.config.architectures = [type(inner).__name__]
     inner.config.save_pretrained(folder)
-    facts = {"digest": base_digest(backbone), "dtype": str(inner.dtype).removeprefix("torch.")}
+    facts = {"digest": base_digest(encoder.backbone), "dtype": str(inner.dtype).removeprefix("torch.")}
     Path(folder, BASE).write_text(json.dumps(facts, indent=2) + "\n")
 
 

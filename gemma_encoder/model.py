@@ -19,8 +19,9 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 from transformers.utils import can_return_tuple
 
 from gemma_encoder.attention import IMPLEMENTATION, choose_biases, new_adaptation
-from gemma_encoder.configuration import SETTINGS, GemmaEncoderConfig, decoder_settings, planned_masks
-from gemma_encoder.dropout import add_dropout, dropout_rates
+from gemma_encoder.built import built_in, check_as_built, check_depth
+from gemma_encoder.configuration import SETTINGS, GemmaEncoderConfig, planned_masks
+from gemma_encoder.dropout import add_dropout
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.exchange import exchange
 from gemma_encoder.families import check_family, check_implementation, head_counts, layers
@@ -28,15 +29,11 @@ from gemma_encoder.gemma2 import sublayers_written_out
 from gemma_encoder.inputs import check_bos, check_lengths, real_slots
 from gemma_encoder.linear import onednn_pays, spare
 from gemma_encoder.loading import load_adapted, load_decoder
-from gemma_encoder.masks import Mask
 from gemma_encoder.pooling import get_pooler, slots_read
 from gemma_encoder.unread import skip_unread, skips_unread
 from gemma_encoder.visibility import Visibility, look, look_from
 
 GRAPHS = 64  # compiled ones allowed per class: masks, training and single rows soon use up torch's default of 8
-# settings that are built into a model: changed in its configuration later, they would only be true of the checkpoint
-BUILT = ("attention", "local_layers", "pooling", "pooling_heads", "pooling_latents", "pooling_projections")
-BUILT += ("attention_dropout", "ffn_dropout")
 INPUTS = ("input_ids", "attention_mask", "output_hidden_states", "output_attentions")
 
 
@@ -98,7 +95,7 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, *args, **kwargs) -> None:
         """As of every PreTrainedModel; a configuration that was changed after the model was built is an InputError."""
-        check_as_built(self)
+        check_as_built(self, encoder_of(self))
         super().save_pretrained(*args, **kwargs)
 
 
@@ -114,40 +111,6 @@ def cast(model: GemmaEncoderPreTrainedModel, dtype: torch.dtype) -> None:
     for name, parameter in model.named_parameters():  # not `.to`, which would round the rotary frequencies too
         in_head = "head" in name.split(".")
         parameter.data = parameter.data.to(torch.promote_types(dtype, torch.float32) if in_head else dtype)
-
-
-def check_as_built(model: GemmaEncoderPreTrainedModel) -> None:
-    """Refuse a configuration that is no longer that of the model: loaded again, it would be another one."""
-    encoder = encoder_of(model)
-    check_depth(encoder.backbone, encoder.masks)
-    now = built_in(model.config)
-    for name in sorted(now.keys() | encoder.built.keys()):
-        if (found := now.get(name)) != (value := encoder.built.get(name)):
-            raise InputError(f"config.{name} is {found!r}, the model was built with {value!r}; valid: adapt it anew")
-    if hasattr(model, "head"):
-        found, asked = getattr(model.head.out, "out_features", None), model.config.num_labels
-        if found != asked:
-            raise InputError(f"config.num_labels is {asked}, the head has {found} outputs; valid: adapt it anew")
-    for name, rates in dropout_rates(encoder.backbone).items():
-        if rates != {found := getattr(model.config, name)}:
-            raise InputError(
-                f"config.{name} is {found!r}, the model drops {sorted(rates)}: its decoder was adapted once more, or "
-                "changed; valid: adapt it anew"
-            )
-
-
-def built_in(config: GemmaEncoderConfig) -> dict[str, object]:
-    """What of a configuration cannot be changed in a model that was built with it."""
-    return {name: getattr(config, name) for name in BUILT} | decoder_settings(config.decoder)
-
-
-def check_depth(backbone: PreTrainedModel, masks: list[Mask]) -> None:
-    """Refuse a decoder that was cut without its configuration, after which masks are planned."""
-    if (found := len(layers(backbone))) != len(masks):
-        raise InputError(
-            f"decoder has {found} layers, its configuration {len(masks)}; valid: layers, num_hidden_layers and "
-            "layer_types all cut before from_decoder"
-        )
 
 
 def refuse(others: dict[str, object], valid: tuple[str, ...]) -> None:

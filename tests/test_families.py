@@ -123,6 +123,7 @@ def test_every_layer_has_one_attention_and_one_feed_forward_module(tiny_decoder,
 PACKAGES = ("transformers", "peft", "sentence_transformers")
 IMPORTED = {
     "attention": ["AttentionInterface", "PreTrainedModel"],
+    "built": ["PreTrainedModel"],
     "gemma2": [
         "activations.GELUTanh", "models.gemma2.modeling_gemma2.Gemma2Attention",
         "models.gemma2.modeling_gemma2.Gemma2DecoderLayer", "models.gemma2.modeling_gemma2.Gemma2MLP",

@@ -121,6 +121,6 @@ def _as_float(name: str, value: float) -> float:
         raise InputError(f"{name} is an integer that is too large; valid: a finite number") from None
 
 
-def spec_fields() -> list[str]:
-    """The names of all settings."""
-    return [field.name for field in fields(RunSpec)]
+def spec_fields() -> dict[str, str]:
+    """The names of all settings, each with its type as text, such as "float"."""
+    return {field.name: field.type for field in fields(RunSpec)}

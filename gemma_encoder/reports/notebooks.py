@@ -96,6 +96,11 @@ def parse(name: str, pairs: Iterable[str], folder: Path = NOTEBOOKS) -> dict[str
     return check(name, given, folder)
 
 
+def all_parameters(name: str, changed: Mapping[str, Any]) -> dict[str, Any]:
+    """Every parameter of a notebook: its default, or what it was changed to."""
+    return {key: found.default for key, found in parameters(name).items()} | dict(changed)
+
+
 def value_of(text: str, *types: str) -> Any:
     """What a person means by `text`, where a value of one of these types is wanted.
 

@@ -9,14 +9,13 @@ from typing import Any
 
 from gemma_encoder.dropout import check_rate
 from gemma_encoder.errors import InputError, check_choice
-from gemma_encoder.experiments.spec import RunSpec
+from gemma_encoder.experiments.spec import RunSpec, spec_fields
 from gemma_encoder.loading import checkpoint_path, decoder_config, model_digest
 from gemma_encoder.profiles import FIRST, KINDS, RANKING, SETTINGS, TASKS, check_settings, check_value, specs
-from gemma_encoder.reports.notebooks import Parameter, check, parameters, value_of
+from gemma_encoder.reports.notebooks import Parameter, all_parameters, check, parameters, value_of
 from gemma_encoder.tasks import get_task, load, tasks_in
 from gemma_encoder.yaml_values import split_pairs
 
-TYPES = {field.name: field.type for field in fields(RunSpec)}  # as texts, such as "float"
 LEAST = {"workers": 0, "margin": 0.0}  # of parameters that are no settings of a run
 ADAPTATION = {"attention", "pooling", "attention_dropout", "ffn_dropout", "padding"}
 
@@ -35,7 +34,7 @@ def given_parameters(names: Sequence[str], profile: Mapping[str, Any], pairs: Se
     added = {}
     for key, text in split_pairs(pairs).items():
         check_choice("setting", key, every)
-        wanted = {found[key].type for found in declared.values() if key in found} or {TYPES[key]}
+        wanted = {found[key].type for found in declared.values() if key in found} or {spec_fields()[key]}
         added[key] = value_of(text, *wanted)
         check_value(key, added[key])
     settings = {**profile, **added}
@@ -72,7 +71,7 @@ def check_inputs(given: Mapping[str, Mapping[str, Any]]) -> None:
     check_runs(given)
     models, controls, rows = set(), set(), set()
     for name, changed in given.items():
-        values = _values(name, changed)
+        values = all_parameters(name, changed)
         models.add(values.get("model", "tiny"))
         controls.add(values.get("control") or "tiny")
         rows.update(_tables(values))
@@ -91,7 +90,7 @@ def check_runs(given: Mapping[str, Mapping[str, Any]]) -> None:
     InputError for an unknown task, an empty list of seeds, tasks or list sizes, and settings that no run can have.
     """
     for name, changed in given.items():
-        values = _values(name, changed)
+        values = all_parameters(name, changed)
         _check_parameters(name, values)
         if double := sorted(values.get("more", {}).keys() & values.keys()):
             raise InputError(f"more holds {', '.join(double)}; valid: as parameters of their own in notebook {name}")
@@ -101,11 +100,6 @@ def check_runs(given: Mapping[str, Mapping[str, Any]]) -> None:
         for task, _ in _tables(values):
             for size in values.get("list_sizes", [2]):
                 _check_spec(task, values, size)
-
-
-def _values(name: str, changed: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters of a notebook."""
-    return {key: found.default for key, found in parameters(name).items()} | dict(changed)
 
 
 def _tables(values: Mapping[str, Any]) -> list[tuple[str, str]]:
