@@ -6,8 +6,9 @@
     python -m benchmarks.report DIR                                  # afterwards, anywhere: table and page
 
 Every row is one configuration: packed or padded, with and without gradient checkpointing and torch.compile, and
-transformers' own classifier with dynamic padding, with FlashAttention 2 where it is installed. Then attention alone
-(see gpu_attention) and the pretraining of a small decoder (see gpu_pretraining). A configuration that does not fit is a
+transformers' own classifier with dynamic padding, with FlashAttention 2 where it is installed; by a plain loop, and by
+Trainer (see gpu_trainer). Then attention alone (see gpu_attention) and the pretraining of a small decoder (see
+gpu_pretraining). A configuration that does not fit is a
 row that says so. Every row is on disk as soon as it is measured, and nothing begins after `--seconds`. Nothing is
 imported that only reports need. Without a GPU the times are those of the processor, and the result says that no GPU
 was measured.
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -31,6 +33,7 @@ from transformers import Gemma2Config, Gemma2ForSequenceClassification, PreTrain
 
 from benchmarks.gpu_attention import attention, why
 from benchmarks.gpu_pretraining import pretraining
+from benchmarks.gpu_trainer import by_trainer
 from benchmarks.stored import RESULTS, store
 from benchmarks.timing import Row, wait
 from benchmarks.workload import MAX_LENGTH, sample
@@ -48,7 +51,8 @@ SHAPES = {
     "9b": shapes.SHAPES["google/gemma-2-9b"],
 }
 PACKED, UPSTREAM = "kit, packed", "transformers, dynamic padding"
-COMPILED = f"{PACKED}, layers compiled"
+COMPILED, UPSTREAM_COMPILED = f"{PACKED}, layers compiled", f"{UPSTREAM}, layers compiled"
+BY_TRAINER = ", by Trainer"
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Setting:
     checkpointing: bool = False
     compiled: bool = False
     flash: bool = False  # transformers' FlashAttention 2, which refuses a soft-cap together with dropout
+    trainer: bool = False  # by Trainer, not by the plain loop
 
 
 SETTINGS = (  # what is asked first comes first; what compiles takes longest, and comes last
@@ -71,8 +76,12 @@ SETTINGS = (  # what is asked first comes first; what compiles takes longest, an
     Setting("kit, padded", unpadded=False),
     Setting("kit, padded, checkpointing", unpadded=False, checkpointing=True),
     Setting(f"{UPSTREAM}, FlashAttention 2 without attention dropout", upstream=True, flash=True),
+    Setting(f"{PACKED}{BY_TRAINER}", trainer=True),
+    Setting(f"{UPSTREAM}{BY_TRAINER}", upstream=True, trainer=True),
     Setting(COMPILED, compiled=True),
-    Setting(f"{UPSTREAM}, layers compiled", upstream=True, compiled=True),
+    Setting(f"{COMPILED}{BY_TRAINER}", compiled=True, trainer=True),
+    Setting(UPSTREAM_COMPILED, upstream=True, compiled=True),
+    Setting(f"{UPSTREAM_COMPILED}{BY_TRAINER}", upstream=True, compiled=True, trainer=True),
     Setting(f"{COMPILED}, checkpointing", checkpointing=True, compiled=True),
 )
 
@@ -86,6 +95,7 @@ def build(setting: Setting, shape: str, rank: int, device: torch.device) -> PreT
         **shapes.sizes_of(SHAPES[shape]), num_labels=2, problem_type=kind, use_cache=False, pad_token_id=0
     )
     config.is_causal, config.attention_dropout = False, 0.0 if setting.flash else 0.1
+    config.use_bidirectional_attention = setting.flash  # what that kernel asks; masks ask the line above
     kernel = "flash_attention_2" if setting.flash else "eager"
     with torch.device(device):
         model = Gemma2ForSequenceClassification._from_config(config, attn_implementation=kernel, dtype=torch.bfloat16)
@@ -167,7 +177,8 @@ def measure(
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     try:
-        seconds = timed(build(setting, options.shape, options.lora, device), rows, device)
+        take = by_trainer if setting.trainer else timed
+        seconds = take(build(setting, options.shape, options.lora, device), rows, device)
     except Exception as error:  # out of memory, or what a compiler cannot do: the other rows go on
         return [Row("gpu", case, setting.name, note=why(error))]
     finally:
@@ -195,7 +206,7 @@ def tuning(options: argparse.Namespace, device: torch.device) -> Iterator[list[R
     """Every setting of this shape on this task, the rows of each together."""
     rows = batches(options.task, options.batch, options.updates, SHAPES[options.shape].vocab, options.data_dir)
     top = matmul_rate(device, 8192 if device.type == "cuda" else 256)
-    yield [Row("gpu", "matrix product", "ceiling", value=top / 1e12, unit="TFLOP/s")]
+    yield [Row("gpu", "matrix product", f"beside {case_of(options)}", value=top / 1e12, unit="TFLOP/s")]
     for setting in SETTINGS:
         yield measure(setting, options, rows, device, top)
 
@@ -211,7 +222,8 @@ def facts(options: argparse.Namespace, device: torch.device) -> dict[str, str]:
     """What a reader of the numbers has to know; parts measured where these differ do not mix."""
     gpu = torch.cuda.get_device_name() if device.type == "cuda" else "none; no GPU figure has been measured"
     known = {"python": platform.python_version(), "CUDA": str(torch.version.cuda), "GPU": gpu}
-    known |= {package: version(package) for package in ("torch", "transformers", "peft")}
+    flash = ["flash_attn"] if find_spec("flash_attn") else []
+    known |= {package: version(package) for package in ("torch", "transformers", "peft", *flash)}
     return known | {"lengths": "real rows" if options.data_dir else "lognormal fits, data/lengths.csv"}
 
 

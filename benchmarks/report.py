@@ -58,8 +58,9 @@ ABOUT = {
     "thread if nothing else is said. The kit does without them, and they are not measured again.",
     "reproduce": "The tiny profile from an empty folder of runs. Training is part of the notebooks; its seconds are "
     "summed over runs, of which some go on side by side.",
-    "gpu": "Random weights in bfloat16, AdamW's states too; the same batches and the same plain loop for every row, so "
-    "that what Trainer does beside its update (clipping, logging, collating) is in none of them. Tokens are real ones. "
+    "gpu": "Random weights in bfloat16, AdamW's states too, and the same batches for every row. A plain loop of "
+    "forward pass, backward pass and AdamW; where a row says `by Trainer`, all that Trainer does beside "
+    "(collating, clipping, logging every loss) is in it. Tokens are real ones. "
     "Utilisation: arithmetic on them, without what checkpointing does again, over the measured matrix product.",
     "gpu tried": "How many times as fast the packed step of that process was, when it was tried; not measured again.",
     "gpu attention": "One layer, forward and backward. All but the fused kernel have soft-cap and dropout. Difference: "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from benchmarks.contenders import DYNAMIC, FULL, GROUPED, KIT, OTHERS
-from benchmarks.gpu import COMPILED, PACKED, UPSTREAM
+from benchmarks.gpu import BY_TRAINER, COMPILED, PACKED, UPSTREAM
 from benchmarks.timing import Row, ratios
 
 GPU_CASE = "2b, BoolQ, 32 rows"
@@ -65,6 +65,14 @@ TARGETS = [
             Target(f"2b on a GPU{how}: times as fast as dynamic padding", "gpu", GPU_CASE, UPSTREAM, 2, than=name),
             Target(f"2b on a GPU{how}: utilisation, %", "gpu", f"{GPU_CASE}: utilisation", name, 45),
         )
+    ),
+    Target(
+        "2b on a GPU, layers compiled, both by Trainer: times as fast as dynamic padding",
+        "gpu",
+        GPU_CASE,
+        f"{UPSTREAM}{BY_TRAINER}",
+        2,
+        than=f"{COMPILED}{BY_TRAINER}",
     ),
 ]
 

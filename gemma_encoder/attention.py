@@ -47,8 +47,8 @@ def new_adaptation(backbone: PreTrainedModel) -> int:
 def choose_biases(backbone: PreTrainedModel, adaptation: int, kinds: Sequence[int]) -> None:
     """Tell each layer's attention which bias of a group is its own, unless it knows already.
 
-    The layer's number would do as well, but then torch.compile would build one graph per layer. Masks must not change
-    between a forward pass and the backward pass that recomputes its activations: the gradient would be wrong.
+    Masks must not change between a forward pass and the backward pass that recomputes its activations: the gradient
+    would be wrong.
     """
     modules = attention_modules(backbone)
     if [module.kinds[adaptation] for module in modules] != kinds:
@@ -107,7 +107,9 @@ def encoder_attention(
     """
     if visibility is None:
         raise RuntimeError("this decoder's attention belongs to a GemmaEncoder and was called outside of it")
-    kind, dropout = module.kinds[visibility.adaptation], module.softmax_dropout
+    dropout = module.softmax_dropout
+    # first: a compiled layer is given its own bias alone, and shares its graph if it does not ask for its number
+    kind = 0 if len(visibility.groups[0].biases) == 1 else module.kinds[visibility.adaptation]
     parts, weights = [], None
     ran = CAPPED if softcap is not None else "formula" if visibility.return_weights else "sdpa"
     note(module, ran)

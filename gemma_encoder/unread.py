@@ -37,9 +37,18 @@ def skip_unread(backbone: PreTrainedModel) -> None:
     attention, ffn = attention_modules(backbone)[-1], ffn_modules(backbone)[-1]
     if _tell in attention._forward_pre_hooks.values():  # a decoder that is adapted twice
         return
-    attention.register_forward_pre_hook(_tell, with_kwargs=True)
-    ffn.register_forward_pre_hook(_choose)
-    ffn.register_forward_hook(_spread)
+    attention.unread_hooks = [
+        attention.register_forward_pre_hook(_tell, with_kwargs=True),
+        ffn.register_forward_pre_hook(_choose),
+        ffn.register_forward_hook(_spread),
+    ]
+
+
+def compute_unread(backbone: PreTrainedModel) -> None:
+    """Undo `skip_unread`."""
+    for attention in attention_modules(backbone):  # layers may have been put in another order
+        for hook in vars(attention).pop("unread_hooks", ()):
+            hook.remove()
 
 
 def skips_unread(backbone: PreTrainedModel) -> bool:

@@ -144,6 +144,11 @@ class Visibility:
         slots = torch.cat([part.flatten(0, 2) for part in rows])
         return Close.apply(slots, self.query_slots).unflatten(0, (-1, self.heads))[None]
 
+    def of_kind(self, kind: int) -> Visibility:
+        """What a layer of that kind has to know: of the biases its own alone."""
+        groups = [replace(group, biases=[group.biases[kind]]) for group in self.groups]
+        return replace(self, groups=groups, kinds=[0])
+
     @property
     def shapes(self) -> list[tuple[int, int, int]]:
         """Query heads of all rows, queries and keys of every group."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import anatomy, contenders, gpu, gpu_attention, gpu_pretraining, training, tricks, workload
+from benchmarks import anatomy, contenders, gpu, gpu_attention, gpu_pretraining, gpu_trainer, training, tricks, workload
 from benchmarks.report import by_part, frame, markdown, render, write_report
 from benchmarks.reproduce import rows_of
 from benchmarks.targets import GPU_CASE, TARGETS, measured, verdicts
@@ -321,7 +321,6 @@ def uncompiled(monkeypatch):
     """No GPU, and no compiler, which takes minutes."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch, "compile", lambda call, **settings: call)
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **settings: None)
 
 
 def of_gpu(tmp_path, *arguments):
@@ -416,12 +415,27 @@ def test_the_gpu_script_trains_lora_matrices_only():
 
 def test_both_sides_are_compiled_layer_by_layer(monkeypatch):
     compiled = []
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda self, **how: compiled.append((type(self).__name__, how["dynamic"]))
-    )
+
+    def record(call, **how):
+        compiled.append((type(call.__self__).__name__, how["dynamic"]))
+        return call
+
+    monkeypatch.setattr(torch, "compile", record)
     for upstream in (False, True):
         gpu.build(gpu.Setting("", upstream=upstream, compiled=True), "tiny", 0, torch.device("cpu"))
     assert compiled == 2 * 4 * [("Gemma2DecoderLayer", True)]
+
+
+def test_trainer_makes_the_updates_of_the_plain_loop(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    device, rows, seen = torch.device("cpu"), gpu.batches("SST-2", 2, 3, 512, None), []
+    model = gpu.build(gpu.SETTINGS[0], "tiny", 0, device)
+    model.register_forward_pre_hook(lambda model, inputs, batch: seen.append(batch), with_kwargs=True)
+    seconds = gpu_trainer.by_trainer(model, rows, device)
+    assert len(seconds) == len(rows) and all(took > 0 for took in seconds)
+    assert len(seen) == 3 * len(rows)
+    for batch, row in zip(seen, 3 * rows, strict=True):
+        assert all(torch.equal(batch[name], value) for name, value in row.items())
 
 
 def test_what_fails_on_the_gpu_is_a_line_that_says_why(monkeypatch):
