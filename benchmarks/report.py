@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,7 +37,7 @@ TITLES = {
     "left out": "Tricks that did not pay",
     "reproduce": "Where the time of make reproduce goes",
     "gpu": "Fine-tuning on a GPU",
-    "gpu tried": "Tried on a GPU",
+    "gpu tried": "Tried for a GPU",
     "gpu attention": "Attention with soft-cap and dropout on a GPU",
     "gpu pretraining": "Pretraining a small decoder on a GPU",
 }
@@ -74,6 +75,7 @@ BARS = {  # part: what its bars show, and the unit of the rows that are shown
     "reproduce": ("time", "s"),
 }
 SPEED = "times the seconds of the first"
+LABEL = 46  # characters in a line of a label beside an axis
 
 
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
@@ -181,13 +183,14 @@ def factors(rows: Sequence[Row], title: str) -> str:
         points += [(case, other.name, *ratios(other.seconds, first.seconds)) for other in others]
     names = list(dict.fromkeys(name for _, name, *_ in points))
     with plt.rc_context(THEME):
-        fig, ax = plt.subplots(figsize=(9.5, 1.5 + 0.36 * len(points)))
+        fig, ax = plt.subplots(figsize=(9.5, 1.5 + 0.4 * len(points)))
         for y, (_, name, middle, least, most) in enumerate(points):
             at = names.index(name) % len(PALETTE)
             ax.plot([least, most], [y, y], color=PALETTE[at], linewidth=2.5)
             ax.plot(middle, y, SHAPES[at], color=PALETTE[at], markersize=8)
         ax.axvline(1, color="#57606a", linestyle="--")
-        ax.set_yticks(range(len(points)), [f"{case}: {name}" for case, name, *_ in points], fontsize=9)
+        labels = [fill(f"{case}: {name}", LABEL) for case, name, *_ in points]
+        ax.set_yticks(range(len(points)), labels, fontsize=9)
         ax.set(title=title, xscale="log")
         ax.set_xlabel(f"{SPEED} (median; line: all rounds)", fontsize=11)
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
