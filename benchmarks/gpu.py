@@ -8,10 +8,9 @@
 Every row is one configuration: packed or padded, with and without gradient checkpointing and torch.compile, and
 transformers' own classifier with dynamic padding, with FlashAttention 2 where it is installed; by a plain loop, and by
 Trainer (see gpu_trainer). Then attention alone (see gpu_attention) and the pretraining of a small decoder (see
-gpu_pretraining). A configuration that does not fit is a
-row that says so. Every row is on disk as soon as it is measured, and nothing begins after `--seconds`. Nothing is
-imported that only reports need. Without a GPU the times are those of the processor, and the result says that no GPU
-was measured.
+gpu_pretraining). A configuration that does not fit is a row that says so. Every row is on disk as soon as it is
+measured, and nothing begins after `--seconds`. Nothing is imported that only reports need. Without a GPU the times are
+those of the processor, and the result says that no GPU was measured.
 """
 
 from __future__ import annotations
@@ -41,8 +40,9 @@ from gemma_encoder import GemmaEncoderForSequenceClassification
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.experiments import shapes
 from gemma_encoder.experiments.shapes import Shape
+from gemma_encoder.families import layers
 from gemma_encoder.lora import add_lora
-from gemma_encoder.model import compile_decoder
+from gemma_encoder.model import GRAPHS, compile_layers
 from gemma_encoder.rows import padded
 
 SHAPES = {
@@ -107,8 +107,11 @@ def build(setting: Setting, shape: str, rank: int, device: torch.device) -> PreT
         model.activation_checkpointing_enable({"use_reentrant": False})
     if rank:
         model = with_lora(model, rank, setting.upstream)
-    if setting.compiled:
-        compile_decoder(decoder)
+    if setting.compiled and not setting.upstream:
+        compile_layers(model)
+    elif setting.compiled:
+        for layer in layers(decoder):
+            layer.compile(dynamic=True, recompile_limit=GRAPHS)
     return model.train()
 
 

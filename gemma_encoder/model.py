@@ -206,7 +206,7 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         found: list[Tensor] = []
 
         def keep(layer: nn.Module, inputs: tuple, keywords: dict, states: Tensor) -> None:
-            if keywords["visibility"] is visibility:  # not the batch of another thread
+            if keywords["visibility"].position_ids is visibility.position_ids:  # not the batch of another thread
                 found.append(states)
 
         # those of transformers stay on the model, which then cannot be pickled, and give the last state normed
@@ -334,11 +334,7 @@ def compile_layers(model: nn.Module) -> None:
     Same mathematics, other rounding; first batches wait for the compiler, and rows are computed in one group.
     On a GPU it pays, on a CPU it does not (benchmarks/results).
     """
-    compile_decoder(encoder_of(model).backbone)
-
-
-def compile_decoder(backbone: PreTrainedModel) -> None:
-    """`compile_layers` of a decoder, adapted or not."""
+    backbone = encoder_of(model).backbone
     compute_unread(backbone)  # hooks of one layer are another graph, and where layers are compiled all tokens are read
     for layer, attention in zip(layers(backbone), attention_modules(backbone), strict=True):
         layer.compile(dynamic=True, recompile_limit=GRAPHS)
@@ -349,9 +345,9 @@ def _given_its_bias(
     layer: Callable[..., Tensor], attention: nn.Module, *inputs: Tensor, visibility: Visibility | None = None, **more
 ) -> Tensor:
     """Call a compiled layer: which bias is its own is said out here, as a compiler makes a graph for every answer."""
-    if visibility is not None:  # an adapted one
-        more["visibility"] = visibility.of_kind(attention.kinds[visibility.adaptation])
-    return layer(*inputs, **more)
+    if visibility is not None and len(visibility.groups[0].biases) > 1:
+        visibility = visibility.of_kind(attention.kinds[visibility.adaptation])
+    return layer(*inputs, visibility=visibility, **more)
 
 
 def has_lora(model: nn.Module) -> bool:

@@ -12,7 +12,7 @@ import gemma_encoder.visibility as visibility_module
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
 from gemma_encoder.families import ffn_modules
 from gemma_encoder.model import compile_layers
-from gemma_encoder.verify import influence_matrix
+from gemma_encoder.verify import check_padding, check_visibility, influence_matrix, layer_matrix
 
 STILL = {"attention_dropout": 0.0, "ffn_dropout": 0.0}
 LENGTHS = [9, 1, 5, 12]
@@ -168,6 +168,20 @@ def test_no_kind_of_pass_is_left_uncompiled(layerwise, graphs, classifier, make_
             model.train(training)(*make_batch(lengths))
         counts.append(graphs())
     assert all(later > before for before, later in itertools.pairwise([0, *counts])), counts
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_layers_are_proven_and_looked_into(layerwise, classifier, make_batch, backend):
+    model, batch = classifier("gemma2", attention="bidirectional-last-2"), make_batch(LENGTHS)
+    ids = torch.arange(3, 9)
+    with torch.no_grad():
+        expected = *model.encoder.layer_states(*batch), layer_matrix(model, ids)
+        layerwise(model, backend=backend)
+        found = *model.encoder.layer_states(*batch), layer_matrix(model, ids)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    check_visibility(model)
+    for padding in ("none", "left"):
+        check_padding(model, padding)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
