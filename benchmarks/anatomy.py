@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, TrainerCallback
-from transformers.trainer_callback import PrinterCallback
 
-from benchmarks.contenders import DYNAMIC, KIT, Clock, contender, kit_model
+from benchmarks.contenders import DYNAMIC, KIT, contender, kit_model
 from benchmarks.timing import Row, clocked, take_turns
+from benchmarks.trainers import clocked_training
 from benchmarks.workload import Work, config_of, tokenizer, work
 from gemma_encoder import linear
 from gemma_encoder.experiments.shapes import shape_in
@@ -34,7 +34,7 @@ class Parts(TrainerCallback):
     """Seconds of one run by part, from hooks around the model, the backward pass and the optimiser."""
 
     def __init__(self, trainer):
-        self.seconds, self.trainer, self.clock = dict.fromkeys(PARTS, 0.0), trainer, Clock()
+        self.seconds = dict.fromkeys(PARTS, 0.0)
         trainer.model.register_forward_pre_hook(lambda *_: self._start())
         trainer.model.register_forward_hook(lambda *_: self._stop("forward"))
         for part, name in (("backward", "backward"), ("gradient clipping", "clip_grad_norm_")):
@@ -64,11 +64,8 @@ class Parts(TrainerCallback):
 def parts(shape: str, name: str, rows: Work, batch_size: int) -> dict[str, float]:
     """Seconds of one epoch of contender `name`, by part."""
     trainer = contender(name, shape, rows, batch_size)()
-    trainer.remove_callback(PrinterCallback)
-    watch, clock = Parts(trainer), Clock()
-    trainer.add_callback(watch)
-    trainer.add_callback(clock)
-    trainer.train()
+    watch = Parts(trainer)
+    clock = clocked_training(trainer, watch)
     return watch.seconds | {"everything else": clock.seconds - sum(watch.seconds.values())}
 
 

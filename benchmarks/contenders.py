@@ -8,7 +8,6 @@ CrossEncoder tokenises in its collator, two texts a row, so that it may read one
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,10 +18,10 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 from sentence_transformers.cross_encoder.losses import CrossEntropyLoss
 from torch import Tensor
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.utils import logging
 
+from benchmarks.trainers import arguments, clocked_training
 from benchmarks.workload import ATTENTION_DROPOUT, Work, tokenizer, upstream
 from gemma_encoder import GemmaEncoderForSequenceClassification
 from gemma_encoder.tasks import collate
@@ -40,17 +39,6 @@ NOTES = {
 }
 
 
-class Clock(TrainerCallback):
-    """Seconds from the start of the first update to the end of the last, evaluation and start-up left out."""
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == 0:
-            self.start = time.perf_counter()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.seconds = time.perf_counter() - self.start
-
-
 def kit_model(shape: str, unpadded: bool = True, pooling: str = "last") -> PreTrainedModel:
     """Our classifier on the weights of `upstream(shape)`, its window as in the decoder, feed-forward dropout off."""
     decoder = upstream(shape).base_model
@@ -65,25 +53,6 @@ def fixed_width(features: list[dict], width: int) -> dict[str, Tensor]:
     missing = width - batch["input_ids"].shape[1]
     padded = {name: torch.nn.functional.pad(batch[name], (0, missing)) for name in ("input_ids", "attention_mask")}
     return batch | padded
-
-
-def arguments(kind: type[TrainingArguments], batch_size: int, **others: object) -> TrainingArguments:
-    """The settings of every contender: those of a run of the kit, for one epoch."""
-    return kind(
-        output_dir=tempfile.gettempdir(),
-        per_device_train_batch_size=batch_size,
-        num_train_epochs=1,
-        learning_rate=1e-5,
-        seed=0,
-        save_strategy="no",
-        logging_steps=1,
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        **others,
-    )
 
 
 def trainer_of(name: str, model: PreTrainedModel, work: Work, batch_size: int) -> Trainer:
@@ -139,11 +108,7 @@ def contender(name: str, shape: str, work: Work, batch_size: int) -> Callable[[]
 def one_epoch(make: Callable[[], Trainer]) -> float:
     """Seconds of one epoch."""
     logging.set_verbosity_error()
-    trainer, clock = make(), Clock()
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(clock)
-    trainer.train()
-    return clock.seconds
+    return clocked_training(make()).seconds
 
 
 @torch.no_grad()

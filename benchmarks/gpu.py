@@ -37,12 +37,12 @@ from benchmarks.stored import RESULTS, store
 from benchmarks.timing import Row, wait
 from benchmarks.workload import MAX_LENGTH, sample
 from gemma_encoder import GemmaEncoderForSequenceClassification
+from gemma_encoder.compiled import GRAPHS, compile_layers
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.experiments import shapes
 from gemma_encoder.experiments.shapes import Shape
 from gemma_encoder.families import layers
 from gemma_encoder.lora import add_lora
-from gemma_encoder.model import GRAPHS, compile_layers
 from gemma_encoder.rows import padded
 
 SHAPES = {

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
-import time
+from itertools import pairwise
 
 import torch
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.utils import logging
 
-from benchmarks.timing import wait
+from benchmarks.trainers import arguments, clocked_training
 from gemma_encoder.rows import padded
-
-
-class Clock(TrainerCallback):
-    """The moment at which each update was done."""
-
-    def __init__(self):
-        self.moments: list[float] = []
-
-    def on_step_end(self, args, state, control, **kwargs):
-        wait(args.device)
-        self.moments.append(time.perf_counter())
 
 
 def by_trainer(model: PreTrainedModel, rows: list[dict[str, torch.Tensor]], device: torch.device) -> list[float]:
@@ -31,26 +18,17 @@ def by_trainer(model: PreTrainedModel, rows: list[dict[str, torch.Tensor]], devi
     Everything that Trainer does is in them: collating, clipping the gradient, logging every loss.
     """
     logging.set_verbosity_error()
-    clock, size = Clock(), len(rows[0]["labels"])
-    with tempfile.TemporaryDirectory() as folder:
-        settings = TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=size,
-            num_train_epochs=3,
-            learning_rate=1e-6,
-            train_sampling_strategy="sequential",  # the batches of the plain loop
-            save_strategy="no",
-            logging_steps=1,
-            report_to=[],
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            use_cpu=device.type == "cpu",
-            dataloader_pin_memory=device.type == "cuda",
-        )
-        trainer = Trainer(model, settings, train_dataset=features(rows), data_collator=collated, callbacks=[clock])
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    return [end - start for start, end in zip(clock.moments[:-1], clock.moments[1:], strict=True)][-len(rows) :]
+    settings = arguments(
+        TrainingArguments,
+        len(rows[0]["labels"]),
+        num_train_epochs=3,
+        learning_rate=1e-6,
+        train_sampling_strategy="sequential",  # the batches of the plain loop
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type == "cuda",
+    )
+    clock = clocked_training(Trainer(model, settings, train_dataset=features(rows), data_collator=collated))
+    return [end - start for start, end in pairwise(clock.moments)][-len(rows) :]
 
 
 def features(rows: list[dict[str, torch.Tensor]]) -> list[dict]:

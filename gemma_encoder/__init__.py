@@ -19,7 +19,7 @@ _WHERE = {
     "GemmaEncoderForTokenClassification": "heads",
     "InputError": "errors",
     "check_visibility": "verify",
-    "compile_layers": "model",
+    "compile_layers": "compiled",
     "embed": "inference",
     "influence_matrix": "verify",
     "load_model": "heads",

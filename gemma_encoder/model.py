@@ -8,9 +8,7 @@ Source: paper, section 2 and Figure 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -26,16 +24,15 @@ from gemma_encoder.configuration import SETTINGS, GemmaEncoderConfig, planned_ma
 from gemma_encoder.dropout import add_dropout
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.exchange import exchange
-from gemma_encoder.families import attention_modules, check_family, check_implementation, head_counts, layers
+from gemma_encoder.families import check_family, check_implementation, head_counts, layers
 from gemma_encoder.gemma2 import sublayers_written_out
 from gemma_encoder.inputs import check_bos, check_lengths, real_slots
 from gemma_encoder.linear import onednn_pays, spare
 from gemma_encoder.loading import load_adapted, load_decoder
 from gemma_encoder.pooling import get_pooler, slots_read
-from gemma_encoder.unread import compute_unread, skip_unread, skips_unread
+from gemma_encoder.unread import skip_unread, skips_unread
 from gemma_encoder.visibility import Visibility, look, look_from
 
-GRAPHS = 64  # compiled ones allowed per class: masks, training and single rows soon use up torch's default of 8
 INPUTS = ("input_ids", "attention_mask", "output_hidden_states", "output_attentions")
 
 
@@ -326,28 +323,6 @@ def encoder_of(model: nn.Module) -> GemmaEncoder:
     if found := next((module for module in modules if isinstance(module, GemmaEncoder)), None):
         return found
     raise InputError(f"no GemmaEncoder in a {type(model).__name__}; valid: an adapted model, see from_decoder")
-
-
-def compile_layers(model: nn.Module) -> None:
-    """Compile every layer of an adapted model with torch.compile, in place; all share a graph.
-
-    Same mathematics, other rounding; first batches wait for the compiler, and rows are computed in one group.
-    On a GPU it pays, on a CPU it does not (benchmarks/results).
-    """
-    backbone = encoder_of(model).backbone
-    compute_unread(backbone)  # hooks of one layer are another graph, and where layers are compiled all tokens are read
-    for layer, attention in zip(layers(backbone), attention_modules(backbone), strict=True):
-        layer.compile(dynamic=True, recompile_limit=GRAPHS)
-        layer._compiled_call_impl = partial(_given_its_bias, layer._compiled_call_impl, attention)
-
-
-def _given_its_bias(
-    layer: Callable[..., Tensor], attention: nn.Module, *inputs: Tensor, visibility: Visibility | None = None, **more
-) -> Tensor:
-    """Call a compiled layer: which bias is its own is said out here, as a compiler makes a graph for every answer."""
-    if visibility is not None and len(visibility.groups[0].biases) > 1:
-        visibility = visibility.of_kind(attention.kinds[visibility.adaptation])
-    return layer(*inputs, visibility=visibility, **more)
 
 
 def has_lora(model: nn.Module) -> bool:

@@ -34,9 +34,9 @@ def skip_unread(backbone: PreTrainedModel) -> None:
     checkpointing recomputes the layer, perhaps in another thread. Dropout on the output has to be there already: it
     acts on what was computed.
     """
-    attention, ffn = attention_modules(backbone)[-1], ffn_modules(backbone)[-1]
-    if _tell in attention._forward_pre_hooks.values():  # a decoder that is adapted twice
+    if skips_unread(backbone):  # a decoder that is adapted twice
         return
+    attention, ffn = attention_modules(backbone)[-1], ffn_modules(backbone)[-1]
     attention.unread_hooks = [
         attention.register_forward_pre_hook(_tell, with_kwargs=True),
         ffn.register_forward_pre_hook(_choose),

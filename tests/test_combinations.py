@@ -10,8 +10,8 @@ from torch import nn
 
 import gemma_encoder.visibility as visibility_module
 from gemma_encoder import GemmaEncoder, GemmaEncoderForSequenceClassification
+from gemma_encoder.compiled import compile_layers
 from gemma_encoder.families import ffn_modules
-from gemma_encoder.model import compile_layers
 from gemma_encoder.verify import check_padding, check_visibility, influence_matrix, layer_matrix
 
 STILL = {"attention_dropout": 0.0, "ffn_dropout": 0.0}

@@ -25,6 +25,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from gemma_encoder.attention import paths_taken
+from gemma_encoder.compiled import compile_layers
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.experiments.splits import split
@@ -34,7 +35,7 @@ from gemma_encoder.inference import CPU_SLOTS
 from gemma_encoder.inputs import check_row_lengths
 from gemma_encoder.loading import load_tokenizer
 from gemma_encoder.memory import keep_freed_memory, peak_memory
-from gemma_encoder.model import compile_layers, encoder_of
+from gemma_encoder.model import encoder_of
 from gemma_encoder.paths import check_writable
 from gemma_encoder.tasks import (
     collate,
