@@ -33,4 +33,4 @@ lint: setup
 	$(BIN)/ruff format --quiet --check .
 
 clean:
-	rm -rf $(VENV) .venv-lowest reports/tiny reports/runs reports/quick
+	rm -rf $(VENV) .venv-lowest reports/*/

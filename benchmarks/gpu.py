@@ -9,8 +9,8 @@ Every row is one configuration: packed or padded, with and without gradient chec
 transformers' own classifier with dynamic padding, with FlashAttention 2 where it is installed; by a plain loop, and by
 Trainer (see gpu_trainer). Then attention alone (see gpu_attention) and the pretraining of a small decoder (see
 gpu_pretraining). A configuration that does not fit is a row that says so. Every row is on disk as soon as it is
-measured, and nothing begins after `--seconds`. Nothing is imported that only reports need. Without a GPU the times are
-those of the processor, and the result says that no GPU was measured.
+measured, and nothing begins after `--seconds`. Little is imported beside torch and transformers. Without a GPU the
+times are those of the processor, and the result says that no GPU was measured.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from benchmarks.gpu_attention import why
 from benchmarks.timing import Row, clocked, take_turns, wait
 from benchmarks.workload import config_of
 
-LENGTH = 128  # that of experiments.pretrain, which imports what reports need
+LENGTH = 128  # that of experiments.pretrain, which imports packages that a bare GPU machine lacks
 SIZES = {"cuda": ("30M", (16, 256)), "cpu": ("tiny", (2,))}  # 16 is what the kit's own pretraining has
 
 

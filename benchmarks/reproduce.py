@@ -50,7 +50,7 @@ def rows_of(whole: float, said: str, timings: list[dict[str, float]]) -> list[Ro
     training = sum(timing["train_seconds"] for timing in timings)
     note = f"{len(timings)} runs, some side by side"
     table.append(Row("reproduce", CASE, "training, summed over runs", value=training, unit="s", note=note))
-    peaks = [timing["peak_memory_mib"] for timing in timings]
+    peaks = [timing["process_peak_mib"] for timing in timings]
     memory = max(peaks) if peaks else peak_memory(children=True)
     table.append(Row("reproduce", CASE, "memory of the largest process", value=memory, unit="MiB"))
     return table

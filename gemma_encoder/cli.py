@@ -69,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_choices(plan)
     plan.set_defaults(run=_plan)
 
-    verify = commands.add_parser("verify", help="measure what the tokens of an adapted checkpoint see")
+    verify = commands.add_parser(
+        "verify", help="prove an adapted checkpoint: masks, padding, dropout, soft-cap, batches, parameters"
+    )
     verify.add_argument("checkpoint")
     verify.set_defaults(run=_verify)
 

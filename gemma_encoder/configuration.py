@@ -118,5 +118,9 @@ def decoder_settings(decoder: PreTrainedConfig | dict) -> dict[str, Any]:
     return {f"decoder.{name}": settings[name] for name in settings.keys() - FREE if not name.endswith("_token_id")}
 
 
-SETTINGS = (*(set(GemmaEncoderConfig.__annotations__) - {"decoder", "sub_configs_defaults"}), "num_labels", "id2label")
+ADAPTATION_SETTINGS = (
+    *(set(GemmaEncoderConfig.__annotations__) - {"decoder", "sub_configs_defaults"}),
+    "num_labels",
+    "id2label",
+)
 AutoConfig.register(GemmaEncoderConfig.model_type, GemmaEncoderConfig)

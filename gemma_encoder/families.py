@@ -1,6 +1,7 @@
 """The families of models that can be adapted, and the few names of their modules that we rely on.
 
-This is the only module that knows how a decoder of transformers is built inside. A family belongs here when its
+What a decoder of transformers is called inside is said here, and for the modules that are exchanged for ours in
+exchange.py and those it lists. A family belongs here when its
 attention goes through transformers' attention interface with all keyword arguments; anything else is refused by name,
 never half-adapted.
 """

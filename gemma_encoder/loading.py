@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import cached_file, extract_commit_hash, logging
 
 from gemma_encoder.attention import IMPLEMENTATION
-from gemma_encoder.configuration import SETTINGS, GemmaEncoderConfig, decoder_settings
+from gemma_encoder.configuration import ADAPTATION_SETTINGS, GemmaEncoderConfig, decoder_settings
 from gemma_encoder.errors import InputError
 from gemma_encoder.families import check_family
 from gemma_encoder.hub import reachable
@@ -192,7 +192,7 @@ def load_adapted(
     """
     has = adapted_config(name, **places(kwargs))
     wanted = kwargs.get("config")  # where the Auto classes put what they are asked for
-    found = {setting: getattr(has, setting) for setting in set(SETTINGS) - {*CHANGEABLE, "id2label"}}
+    found = {setting: getattr(has, setting) for setting in set(ADAPTATION_SETTINGS) - {*CHANGEABLE, "id2label"}}
     asked = {setting: kwargs.get(setting, getattr(wanted, setting, value)) for setting, value in found.items()}
     found |= (decoder := decoder_settings(has.decoder))
     asked |= decoder | decoder_settings(kwargs.get("decoder", getattr(wanted, "decoder", {})))

@@ -26,7 +26,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from gemma_encoder.built import check_as_built
-from gemma_encoder.dropout import check_rate
 from gemma_encoder.errors import InputError
 from gemma_encoder.heads import class_of
 from gemma_encoder.inference import evaluating
@@ -40,7 +39,7 @@ BASE = "base.json"  # beside the adapter: which decoder it belongs to
 PEFT_PARTS = ("base_layer", "original_module")  # what PEFT puts into the names of weights that it leaves as they were
 
 
-def add_lora(model: GemmaEncoderPreTrainedModel, rank: int = 16, alpha: float = 32, dropout: float = 0.0) -> PeftModel:
+def add_lora(model: GemmaEncoderPreTrainedModel, rank: int = 16, alpha: float = 32) -> PeftModel:
     """Freeze the decoder and put `W + (alpha / rank) B A` on each of its linear layers; pooler and head stay trainable.
 
     `model` is changed in place, and keeps its mode. It behaves as before until it is trained: B starts at zero.
@@ -50,12 +49,11 @@ def add_lora(model: GemmaEncoderPreTrainedModel, rank: int = 16, alpha: float = 
         raise InputError(f"rank {rank!r} is not valid; valid: an integer >= 1")
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
         raise InputError(f"alpha {alpha!r} is not valid; valid: a finite number > 0")
-    check_rate("dropout", dropout)
     if isinstance(model, PeftModel) or has_lora(model):
         raise InputError(f"a {type(model).__name__} with an adapter; valid: a model without one, see merge_lora()")
     linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear) and "backbone." in name}
     settings = {"target_modules": sorted(linear), "modules_to_save": _trained_whole(model) or None}
-    adapted = get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, **settings))
+    adapted = get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, **settings))
     return adapted.train(model.training)
 
 

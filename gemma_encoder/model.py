@@ -20,7 +20,7 @@ from transformers.utils import can_return_tuple
 
 from gemma_encoder.attention import IMPLEMENTATION, choose_biases, new_adaptation
 from gemma_encoder.built import built_in, check_as_built, check_depth
-from gemma_encoder.configuration import SETTINGS, GemmaEncoderConfig, planned_masks
+from gemma_encoder.configuration import ADAPTATION_SETTINGS, GemmaEncoderConfig, planned_masks
 from gemma_encoder.dropout import add_dropout
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.exchange import exchange
@@ -67,7 +67,7 @@ class GemmaEncoderPreTrainedModel(PreTrainedModel):
         VisibilityError for a mask that is not the planned one.
         """
         for name in settings:
-            check_choice("setting", name, SETTINGS)
+            check_choice("setting", name, ADAPTATION_SETTINGS)
         if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise InputError(f"dtype {dtype!r} is not valid; valid: a floating-point type such as torch.bfloat16")
         backbone = load_decoder(decoder, dtype)

@@ -1,14 +1,16 @@
-"""Where the kit keeps its things, whatever the working directory is, and whether a folder can take something."""
+"""Where the kit keeps its things, and whether a folder can take something."""
 
 import tempfile
 from pathlib import Path
 
 from gemma_encoder.errors import InputError
 
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+SHIPPED = PACKAGE / "shipped"  # data and notebooks in a wheel; a checkout has them beside the package
+ROOT = SHIPPED if SHIPPED.is_dir() else PACKAGE.parent
 DATA = ROOT / "data"
 NOTEBOOKS = ROOT / "notebooks"
-REPORTS = ROOT / "reports"
+REPORTS = (Path.cwd() if ROOT == SHIPPED else ROOT) / "reports"  # nobody looks for reports among installed packages
 
 
 def check_writable(folder: Path) -> None:

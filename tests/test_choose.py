@@ -22,7 +22,7 @@ def test_the_best_rate_is_taken_although_the_validation_rows_say_otherwise(tmp_p
             {"sentence": f"row {at} {'good' if at % 2 else 'bad'}", "label": (at + wrong) % 2} for at in range(count)
         ]
         (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.setattr(choose, "sweep", lambda specs, root, workers: [run(spec, root) for spec in specs])
+    monkeypatch.setattr(choose, "sweep", lambda specs, root: [run(spec, root) for spec in specs])
     spec = RunSpec(task="sst2", data=str(tmp_path), epochs=2, batch_size=16)
     rate, scores = choose_learning_rate(spec, [1e-7, 2e-3], tmp_path / "runs")
     assert rate == 2e-3 and scores[2e-3] > 90 > scores[1e-7]
@@ -33,7 +33,7 @@ def test_of_equal_scores_the_smaller_rate_is_taken(monkeypatch):
         def __init__(self, spec):
             self.spec, self.score = spec, 50.0
 
-    monkeypatch.setattr(choose, "sweep", lambda specs, root, workers: [Result(spec) for spec in specs])
+    monkeypatch.setattr(choose, "sweep", lambda specs, root: [Result(spec) for spec in specs])
     assert choose_learning_rate(RunSpec(task="sst2"), [3e-4, 1e-4, 2e-4])[0] == 1e-4
 
 

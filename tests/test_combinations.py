@@ -116,7 +116,7 @@ TWO_LAYERS = {"num_hidden_layers": 2}
     ],
 )
 def test_compiled_equals_eager(graphs, classifier, make_batch, family, side, checkpointing, settings):
-    model = classifier(family, {"num_hidden_layers": 2}, **settings)
+    model = classifier(family, TWO_LAYERS, **settings)
     if checkpointing:
         model.activation_checkpointing_enable()
     batch, fast = make_batch(LENGTHS, side, spare=1), compiled(model)
@@ -186,7 +186,7 @@ def test_compiled_layers_are_proven_and_looked_into(layerwise, classifier, make_
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_a_copy_of_a_compiled_model_is_not_compiled(layerwise, classifier, make_batch, copied):
-    model, batch = classifier("gemma2", {"num_hidden_layers": 2}), make_batch(LENGTHS)
+    model, batch = classifier("gemma2", TWO_LAYERS), make_batch(LENGTHS)
     plain = step(model, *batch)
     layerwise(model)
     again = copied(model)
@@ -195,7 +195,7 @@ def test_a_copy_of_a_compiled_model_is_not_compiled(layerwise, classifier, make_
 
 
 def test_noise_is_replayed_where_compiled_layers_compute_their_activations_again(layerwise, classifier, make_batch):
-    model = classifier("gemma2", {"num_hidden_layers": 2}, attention_dropout=0.3, ffn_dropout=0.3)
+    model = classifier("gemma2", TWO_LAYERS, attention_dropout=0.3, ffn_dropout=0.3)
     layerwise(model, backend="aot_eager")  # which keeps the state of the generator
     gradients = []
     for checkpointing in (False, True):

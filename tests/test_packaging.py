@@ -1,7 +1,13 @@
 """environment.yml, pyproject.toml and requirements.lock say the same."""
 
+import ast
 import importlib.metadata
+import json
+import subprocess
+import sys
 import tomllib
+import zipfile
+from itertools import chain
 
 import pytest
 import yaml
@@ -10,7 +16,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import gemma_encoder
+from gemma_encoder.experiments.store import code_digest
 from gemma_encoder.paths import ROOT
+from gemma_encoder.reports.notebooks import notebook_names
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT, BUILD = PYPROJECT["project"], PYPROJECT["build-system"]
@@ -59,6 +67,48 @@ def test_the_lowest_versions_are_those_of_the_ranges():
         if want.name != PROJECT["name"]
     }
     assert {name: Version(pin) for name, pin in lowest.items()} == {n: Version(low) for n, low in bounds.items()}
+
+
+def imported(path):
+    """The top-level packages that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) else []
+        yield from (name.split(".")[0] for name in names)
+
+
+def test_everything_that_is_imported_is_declared():
+    ours, owners = {"gemma_encoder", "benchmarks"}, importlib.metadata.packages_distributions()
+    wanted = {canonicalize_name(want.name) for want in WANTED}
+    files = chain.from_iterable((ROOT / folder).rglob("*.py") for folder in ("gemma_encoder", "benchmarks", "tests"))
+    for path in files:
+        for name in set(imported(path)) - ours - sys.stdlib_module_names:
+            packages = map(canonicalize_name, owners.get(name, [name]))
+            assert wanted.intersection(packages), f"{path.name} imports {name}, which pyproject.toml does not name"
+
+
+def test_what_a_wheel_installs_works_anywhere(tmp_path):
+    build = "import sys, hatchling.build; hatchling.build.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=ROOT, check=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "packages")
+    (tmp_path / "elsewhere").mkdir()
+    code = (
+        f"import sys, json; sys.path.insert(0, {str(tmp_path / 'packages')!r}); "
+        "import gemma_encoder, gemma_encoder.paths as paths; from gemma_encoder.experiments.spec import RunSpec; "
+        "from gemma_encoder.experiments.run import run; from gemma_encoder.reports.notebooks import notebook_names; "
+        "from gemma_encoder.experiments.store import code_digest; "
+        "done = run(RunSpec(task='cola', train_examples=16, epochs=1)); "
+        "print(json.dumps([gemma_encoder.__file__, str(done.folder), notebook_names(), code_digest()]))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "elsewhere", check=True, capture_output=True, text=True
+    ).stdout
+    file, folder, notebooks, digest = json.loads(shown.splitlines()[-1])
+    assert file.startswith(str(tmp_path / "packages"))
+    assert folder.startswith(str(tmp_path / "elsewhere/reports/runs"))
+    assert notebooks == notebook_names()
+    assert digest == code_digest()
 
 
 def test_all_is_every_other_extra():

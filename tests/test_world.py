@@ -78,8 +78,8 @@ def test_foils_stay_in_the_split_of_their_fact():
 
 
 def test_inflection():
-    assert [past(verb) for verb in ("push", "hug", "accuse", "carry", "throw")] == [
-        "pushed", "hugged", "accused", "carried", "threw"
+    assert [past(verb) for verb in ("push", "hug", "accuse", "carry", "steal")] == [
+        "pushed", "hugged", "accused", "carried", "stole"
     ]  # fmt: skip
     assert [participle("break"), *map(third, ("wash", "carry", "play"))] == ["broken", "washes", "carries", "plays"]
     assert (plural("mouse"), plural("box"), plural("sheep")) == ("mice", "boxes", "sheep")
@@ -159,6 +159,13 @@ def test_questions_have_one_answer_and_a_pronoun_one_referent():
                 assert answer == "No."
             if question in ("Who did Tom push?", "Who was pushed by Tom?"):
                 assert answer == "Eva."
+
+
+def test_a_question_with_two_answers_is_not_asked():
+    one, both = [Deed("push", ANNA, TOM)], [Deed("push", ANNA, TOM), Deed("push", ANNA, EVA)]
+    asked = {len(facts): dict(questions_about(Random(0), facts, [False] * len(facts))["open"]) for facts in (one, both)}
+    assert asked[1]["who did Anna push"] == "Tom"
+    assert "who did Anna push" not in asked[2] and asked[2]["who pushed Eva"] == "Anna"
 
 
 def test_what_a_story_does_not_tell_nobody_knows():

@@ -12,9 +12,7 @@ from gemma_encoder.experiments.store import RUNS
 from gemma_encoder.experiments.sweep import sweep
 
 
-def choose_learning_rate(
-    spec: RunSpec, rates: Sequence[float], root: Path = RUNS, workers: int | None = None
-) -> tuple[float, dict[float, float]]:
+def choose_learning_rate(spec: RunSpec, rates: Sequence[float], root: Path = RUNS) -> tuple[float, dict[float, float]]:
     """The learning rate that scores best, and the score of each, in points.
 
     Every rate trains on nine tenths of the training split and is scored on the last one; of equal scores the smaller
@@ -24,5 +22,5 @@ def choose_learning_rate(
     if not rates:
         raise InputError("no learning rates to choose from; valid: at least one")
     specs = [replace(spec, learning_rate=rate, evaluate_on="holdout") for rate in rates]
-    scores = {result.spec.learning_rate: result.score for result in sweep(specs, root, workers)}
+    scores = {result.spec.learning_rate: result.score for result in sweep(specs, root)}
     return min(scores, key=lambda rate: (-scores[rate], rate)), scores

@@ -8,7 +8,7 @@ FLOPs: 6 a weight and token for training, 2 for evaluation, 8 with gradient chec
     maps (Kaplan et al., 2020, arXiv 2001.08361, section 2.1). With LoRA 2 less: no gradients of frozen weights.
 memory: weights, gradients, AdamW's two moments, and the activations that the backward pass needs.
 hours on this machine: a few updates, timed (`pace`); on named GPUs: FLOPs at the published dense peak of the precision,
-    of which `UTILISATION` is reached, an assumption. Measured once, on an H200 (benchmarks/results/gpu): 0.33 of it
+    of which `UTILISATION` is reached, an assumption. Measured once, on an H200 (benchmarks/results/gpu): 0.31 of it
     for Gemma 2 2B's shape with gradient checkpointing, its weights in bfloat16 too, at 32 rows of BoolQ's lengths.
     What compiled layers save is not counted.
 """
@@ -91,8 +91,9 @@ def activation_bytes(shape: Shape, spec: RunSpec, work: Work) -> float:
 def estimate(spec: RunSpec, shape: Shape, work: Work) -> Estimate:
     """What one fine-tuning of a model of this shape needs to do this work as `spec` says."""
     tokens, evaluated = (round(spec.epochs * n) for n in (work.rows * work.texts * work.length, work.evaluated))
-    passes = 6 + 2 * spec.gradient_checkpointing - 2 * bool(spec.lora_rank)
-    flops = shape.multiplications(work.length) * (passes * tokens + 2 * evaluated)
+    passed_once = 2 * shape.multiplications(work.length)  # a token
+    trained_on = shape.training([work.length], frozen=bool(spec.lora_rank)) / work.length
+    flops = (trained_on + passed_once * spec.gradient_checkpointing) * tokens + passed_once * evaluated
     trained = shape.lora(spec.lora_rank) if spec.lora_rank else shape.parameters
     rounded = 2 * shape.linear if spec.precision == "bfloat16" else 0  # autocast's copies of the weights
     kept, gradients = activation_bytes(shape, spec, work), 4 * trained

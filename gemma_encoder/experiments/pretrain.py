@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -23,6 +22,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFas
 
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.muon import Muon
+from gemma_encoder.files import whole_folder
 from gemma_encoder.paths import check_writable
 from gemma_encoder.tasks.world import documents
 
@@ -33,6 +33,7 @@ COLUMNS = (
     "choice1: choice2: text: word: paragraph: answer: span1: span2: entity: pronoun:"
 )
 LENGTH = 128
+TOKENIZER_TEXTS = 20_000
 CURVE = ("stage", "step", "tokens", "loss", "validation_loss", "learning_rate")
 
 
@@ -60,7 +61,7 @@ STAGES = (
 )
 
 
-def make_tokenizer(seed: int, vocab_size: int, texts: int = 20_000) -> PreTrainedTokenizerFast:
+def make_tokenizer(seed: int, vocab_size: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer trained on the stream; it puts one <bos> before a text and pads on the right."""
     core = Tokenizer(models.BPE(unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -71,7 +72,8 @@ def make_tokenizer(seed: int, vocab_size: int, texts: int = 20_000) -> PreTraine
     )
     names = f"{COLUMNS}\n{COLUMNS.replace(' ', chr(10))}"  # at the beginning of a row no space stands before a name
     core.train_from_iterator(
-        [*(f" {text}" for text in islice(documents(seed), texts)), *[names] * (texts // 40)], trainer
+        [*(f" {text}" for text in islice(documents(seed), TOKENIZER_TEXTS)), *[names] * (TOKENIZER_TEXTS // 40)],
+        trainer,
     )
     core.post_processor = processors.TemplateProcessing(
         single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", SPECIAL.index("<bos>"))]
@@ -246,16 +248,13 @@ def _save(
     curve: list[dict[str, float]],
     facts: dict[str, Any],
 ) -> Path:
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    tokenizer.save_pretrained(part)
-    model.to(torch.bfloat16).save_pretrained(part)
-    with open(part / "training_curve.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, CURVE, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: round(value, 6) for name, value in row.items()} for row in curve)
     losses = {name: round(curve[-1][name], 4) for name in ("loss", "validation_loss")}
-    (part / "pretraining.json").write_text(json.dumps(facts | losses, indent=2) + "\n")
-    part.rename(out)
+    with whole_folder(out) as folder:
+        tokenizer.save_pretrained(folder)
+        model.to(torch.bfloat16).save_pretrained(folder)
+        with open(folder / "training_curve.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, CURVE, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({name: round(value, 6) for name, value in row.items()} for row in curve)
+        (folder / "pretraining.json").write_text(json.dumps(facts | losses, indent=2) + "\n")
     return out

@@ -52,16 +52,14 @@ def _scores(
     return chosen, logits.argmax(-1) == target, batch["attention_mask"][:, 1:].bool()
 
 
-def answer_accuracy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int = 2000, seed: int = 0
-) -> dict[str, float]:
+def answer_accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int = 2000) -> dict[str, float]:
     """Share of answers that greedy decoding gets right to the last token, over all, open and yes/no questions.
 
     Greedy decoding gives exactly the answer if and only if every token of the answer is the most likely one after the
     tokens before it, so one pass over question and answer decides.
     """
     right: dict[str, list[bool]] = {"open": [], "yes_no": []}
-    source = questions(seed)
+    source = questions(0)
     for _ in range(0, count, 50):
         pairs = [next(source) for _ in range(50)]
         _, best, real = _scores(model, tokenizer, [f"{question} {answer}" for question, answer in pairs])

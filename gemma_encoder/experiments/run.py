@@ -29,8 +29,9 @@ from gemma_encoder.compiled import compile_layers
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.spec import RunSpec
 from gemma_encoder.experiments.splits import split
-from gemma_encoder.experiments.store import RUNS, RunResult, alone, load, run_folder, save, whole_folder
+from gemma_encoder.experiments.store import RUNS, RunResult, alone, load, run_folder, save
 from gemma_encoder.experiments.watch import CHECKPOINT, EpochCurve, Evaluation
+from gemma_encoder.files import whole_folder
 from gemma_encoder.inference import CPU_SLOTS
 from gemma_encoder.inputs import check_row_lengths
 from gemma_encoder.loading import load_tokenizer
@@ -123,13 +124,19 @@ def _lengths_of(features: Dataset) -> list[list[int]]:
     return [[len(row)] for row in rows] if isinstance(rows[0][0], int) else [list(map(len, row)) for row in rows]
 
 
-def _timing(seconds: float, tokens: int, trained: int) -> dict[str, float]:
-    """`tokens` of the whole run, and those `trained` on in these seconds: fewer where it was resumed."""
+def _timing(seconds: float, evaluating: float, tokens: int, trained: int) -> dict[str, float]:
+    """`seconds` of this process, `evaluating` among them; `tokens` of the whole run, and those `trained` on since then.
+
+    The process has its peak from this run or from one before it.
+    """
+    on_gpu = {"gpu_peak_mib": torch.cuda.max_memory_allocated() / 2**20} if torch.cuda.is_available() else {}
     return {
-        "train_seconds": seconds,
+        "train_seconds": seconds - evaluating,
+        "evaluation_seconds": evaluating,
         "train_tokens": tokens,
-        "tokens_per_second": trained / seconds,
-        "peak_memory_mib": peak_memory(),
+        "tokens_per_second": trained / (seconds - evaluating),
+        "process_peak_mib": peak_memory(),
+        **on_gpu,
     }
 
 
@@ -201,6 +208,8 @@ def train(spec: RunSpec, working: Path) -> tuple[RunResult, list[dict], nn.Modul
         callbacks=[curve],
     )
     trainer.remove_callback(PrinterCallback)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     resumed = any(working.glob(CHECKPOINT))
     trainer.train(resume_from_checkpoint=resumed)
@@ -219,7 +228,7 @@ def train(spec: RunSpec, working: Path) -> tuple[RunResult, list[dict], nn.Modul
         for row, (prediction, label) in enumerate(zip(part.predictions, references[name], strict=True))
     ]
     points = [row for row in trainer.state.log_history if "validation_loss" in row]
-    timing = _timing(seconds, spec.epochs * sum(chain.from_iterable(lengths["train"])), curve.tokens)
+    timing = _timing(seconds, curve.seconds, spec.epochs * sum(chain.from_iterable(lengths["train"])), curve.tokens)
     return RunResult(spec, metrics, score(task, metrics), points, timing, environment, Path(os.devnull)), answers, model
 
 

@@ -42,7 +42,7 @@ class Shape:
         """Of one forward pass for one token of a row: the linear layers, the scores and the weighted sums."""
         return self.linear + 2 * self.layers * self.heads * self.head_dim * length
 
-    def training(self, lengths: Sequence[int], frozen: bool = False) -> float:
+    def training(self, lengths: Sequence[float], frozen: bool = False) -> float:
         """Operations of forward and backward over rows of these lengths; embeddings and norms are not counted.
 
         6 for each weight of the blocks and token, or 4 where weights are frozen, which then have no gradient of their

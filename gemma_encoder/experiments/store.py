@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,16 +19,17 @@ from typing import IO, Any
 import torch
 
 from gemma_encoder.experiments.spec import RunSpec
+from gemma_encoder.files import whole_folder
 from gemma_encoder.loading import model_digest
-from gemma_encoder.paths import REPORTS, ROOT
+from gemma_encoder.paths import PACKAGE, REPORTS
 from gemma_encoder.tasks import digest as data_digest
 from gemma_encoder.tasks import get_task
 
 NUMBER = int | float
 RUNS = REPORTS / "runs"
 # what can change a number: the method, the tasks and the training itself; not the command line or the reports
-TRAINING = tuple(f"gemma_encoder/experiments/{name}.py" for name in ("run", "splits", "watch"))
-CODE = ("gemma_encoder/*.py", "gemma_encoder/tasks/*.py", *TRAINING)
+TRAINING = tuple(f"experiments/{name}.py" for name in ("run", "splits", "watch"))
+CODE = ("*.py", "tasks/*.py", *TRAINING)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RunResult:
     metrics: dict[str, float]  # after the last step, each in [-1, 1]
     score: float  # the task's score in points, 100 is perfect
     curve: list[dict[str, float]]  # one row an epoch
-    timing: dict[str, float]  # seconds, tokens, tokens per second, peak memory in MiB
+    timing: dict[str, float]  # seconds of training and of evaluation, tokens, tokens per second, peak memory in MiB
     environment: dict[str, str]
     folder: Path
 
@@ -49,7 +49,7 @@ class RunResult:
 def code_digest() -> str:
     """sha256 over the source files that can change a result."""
     whole = hashlib.sha256()
-    for path in sorted(path for pattern in CODE for path in ROOT.glob(pattern) if path.name != "cli.py"):
+    for path in sorted(path for pattern in CODE for path in PACKAGE.glob(pattern) if path.name != "cli.py"):
         whole.update(path.read_bytes())
     return whole.hexdigest()
 
@@ -123,30 +123,6 @@ def _is_at(file: IO, path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A scratch folder that becomes `target` when the block ends well, and vanishes when it does not.
-
-    FileExistsError where something else has become `target` meanwhile: the scratch folder, which it names, then stays.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        yield scratch
-        for path in scratch.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    try:
-        scratch.rename(target)
-    except OSError as error:
-        said = f"{str(target)!r} cannot be written: {error.strerror}; what belongs there is in {str(scratch)!r}"
-        raise FileExistsError(said) from error
 
 
 def _lines(rows: list[dict]) -> str:

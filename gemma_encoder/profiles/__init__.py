@@ -37,7 +37,7 @@ NAMED = {  # keys whose values name tasks, and which may be named
 }
 RANKING_TASKS = [name for name in task_names() if get_task(name).kind == "ranking"]
 FIRST = "cola"  # what the notebook learns that shows how it is done, and has no list of tasks
-RANKING = "msmarco"  # the ranking task where none is named
+RANKING_TASK = "msmarco"  # the ranking task where none is named
 TEXTS = {
     "control": "a model, or ''",
     "ranking_task": "a ranking task",
@@ -99,7 +99,7 @@ def control_specs(profile: dict[str, Any]) -> list[RunSpec]:
 
 def ranking_specs(profile: dict[str, Any]) -> list[RunSpec]:
     """The fine-tunings that the notebook about ranking compares: every loss with every list size and seed."""
-    task, data = profile.get("ranking_task", RANKING), profile.get("ranking_data", "builtin")
+    task, data = profile.get("ranking_task", RANKING_TASK), profile.get("ranking_data", "builtin")
     alone = {key: value for key, value in profile.items() if key not in TASKS}
     return [
         replace(spec, ranking_loss=loss, list_size=size)
@@ -191,7 +191,7 @@ def check_value(key: str, value: Any) -> None:
         check_choice("ranking task", value, RANKING_TASKS)
     if key == "list_sizes":
         for size in value:
-            RunSpec(task=RANKING, list_size=size)
+            RunSpec(task=RANKING_TASK, list_size=size)
 
 
 def _check_kind(key: str, value: Any) -> None:

@@ -30,7 +30,7 @@ PALETTE = (
     "#7a6a00",
     "#56b4e9",
 )  # Okabe and Ito, its yellow darkened
-SHAPES = (
+MARKERS = (
     "o",
     "s",
     "^",
@@ -168,7 +168,7 @@ def _interval(ax: Axes, values: np.ndarray, y: float, group: int) -> None:
     ax.plot(values, below, "o", color=colour, alpha=0.6, markersize=4.5, markeredgecolor="white", zorder=2)
     if of.n > 1:
         ax.plot([of.low, of.high], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt", zorder=3)
-    ax.plot(of.mean, y, SHAPES[group], color=colour, markersize=9, markeredgecolor="white", zorder=4)
+    ax.plot(of.mean, y, MARKERS[group], color=colour, markersize=9, markeredgecolor="white", zorder=4)
     ax.annotate(
         f"{of.mean:.1f}",
         (of.mean, y),
@@ -209,7 +209,7 @@ def _legend(groups: Sequence[str], published: bool) -> list[Line2D]:
 
     handles = [
         mark(str(group), marker=shape, color=colour, markersize=9)
-        for group, shape, colour in zip(groups, SHAPES, PALETTE, strict=False)
+        for group, shape, colour in zip(groups, MARKERS, PALETTE, strict=False)
     ]
     handles.append(mark("mean, 95 % t-interval", marker="o", linestyle="-", linewidth=2.5, color="#57606a"))
     handles.append(mark("one seed", marker="o", alpha=0.6, markersize=4.5, color="#57606a"))

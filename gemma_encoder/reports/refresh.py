@@ -18,11 +18,11 @@ from gemma_encoder.reports.runner import CELL_TIMEOUT, execute
 VOLATILE = ("papermill", "execution", "ExecuteTime", "collapsed")
 
 
-def refresh(names: Sequence[str] = (), folder: Path = NOTEBOOKS) -> list[Path]:
+def refresh(names: Sequence[str] = ()) -> list[Path]:
     """Run the notebooks `names` (default: all) and write their outputs back; CommandFailed at the first that fails."""
     done = []
-    for name in [full_name(name, folder) for name in names] or notebook_names(folder):
-        path = folder / f"{name}.ipynb"
+    for name in [full_name(name) for name in names] or notebook_names():
+        path = NOTEBOOKS / f"{name}.ipynb"
         with tempfile.TemporaryDirectory() as scratch:
             draft = Path(scratch) / path.name
             if failure := execute(path, draft, {}, CELL_TIMEOUT):

@@ -94,7 +94,6 @@ def run_all(
     out_dir: Path,
     given_by_name: Mapping[str, Mapping[str, Any]] | None = None,
     workers: int = 1,
-    timeout: float = CELL_TIMEOUT,
     folder: Path = NOTEBOOKS,
 ) -> list[Result]:
     """Run many notebooks, `workers` at a time, and return their results in the order of `names`.
@@ -106,7 +105,7 @@ def run_all(
         raise InputError(f"reports need at least 1 worker, received {workers}")
     given = {full_name(name, folder): values for name, values in (given_by_name or {}).items()}
     names = list(dict.fromkeys(full_name(name, folder) for name in names))
-    jobs = {name: (name, out_dir, check(name, given.get(name, {}), folder), timeout, folder) for name in names}
+    jobs = {name: (name, out_dir, check(name, given.get(name, {}), folder), CELL_TIMEOUT, folder) for name in names}
     results: dict[str, Result] = {}
     with _Lanes(workers) as lanes, ThreadPoolExecutor(workers) as pool, _progress(len(jobs)) as bar:
         futures = [pool.submit(lanes.run, job) for job in jobs.values()]

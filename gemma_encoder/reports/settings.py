@@ -11,7 +11,7 @@ from gemma_encoder.dropout import check_rate
 from gemma_encoder.errors import InputError, check_choice
 from gemma_encoder.experiments.spec import RunSpec, spec_fields
 from gemma_encoder.loading import checkpoint_path, decoder_config, model_digest
-from gemma_encoder.profiles import FIRST, KINDS, RANKING, SETTINGS, TASKS, check_settings, check_value, specs
+from gemma_encoder.profiles import FIRST, KINDS, RANKING_TASK, SETTINGS, TASKS, check_settings, check_value, specs
 from gemma_encoder.reports.notebooks import Parameter, all_parameters, check, parameters, value_of
 from gemma_encoder.tasks import get_task, load, tasks_in
 from gemma_encoder.yaml_values import split_pairs
@@ -57,7 +57,11 @@ def _ranking_data(added: Mapping[str, Any], found: Mapping[str, Parameter]) -> d
     Beside other tasks, a folder without any leaves ranking where it was; a notebook that asks for nothing else takes
     the folder as it is, so that what is missing is said.
     """
-    if "data" not in added or "ranking_data" in added or ("data" in found and RANKING not in tasks_in(added["data"])):
+    if (
+        "data" not in added
+        or "ranking_data" in added
+        or ("data" in found and RANKING_TASK not in tasks_in(added["data"]))
+    ):
         return {}
     return {"ranking_data": added["data"]}
 
@@ -104,7 +108,7 @@ def check_runs(given: Mapping[str, Mapping[str, Any]]) -> None:
 
 def _tables(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The tasks that a notebook with these parameters trains on, each with the place of its rows."""
-    ranking = [(values.get("ranking_task", RANKING), values["ranking_data"])] if "ranking_data" in values else []
+    ranking = [(values.get("ranking_task", RANKING_TASK), values["ranking_data"])] if "ranking_data" in values else []
     tasks = [task for key in TASKS for task in values.get(key, [])] or ([FIRST] if "data" in values else [])
     return [*ranking, *((task, values.get("data", "builtin")) for task in tasks)]
 

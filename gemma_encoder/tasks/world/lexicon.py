@@ -59,28 +59,20 @@ ON_THINGS = {
 TRANSFERS = {"give": ("hand", "get"), "sell": ("", "buy"), "lend": ("", "borrow"), "mail": ("send", "receive")}
 IRREGULAR = {  # base: past, participle
     "teach": ("taught", "taught"),
-    "beat": ("beat", "beaten"),
     "hurt": ("hurt", "hurt"),
     "choose": ("chose", "chosen"),
     "break": ("broke", "broken"),
     "hide": ("hid", "hidden"),
-    "lose": ("lost", "lost"),
     "steal": ("stole", "stolen"),
-    "throw": ("threw", "thrown"),
     "find": ("found", "found"),
-    "bring": ("brought", "brought"),
     "give": ("gave", "given"),
     "get": ("got", "got"),
     "sell": ("sold", "sold"),
     "buy": ("bought", "bought"),
     "lend": ("lent", "lent"),
     "send": ("sent", "sent"),
-    "sleep": ("slept", "slept"),
-    "sing": ("sang", "sung"),
-    "run": ("ran", "run"),
-    "swim": ("swam", "swum"),
 }
-DOUBLED = {"hug", "stop", "drop"}
+DOUBLED = {"hug", "drop"}
 INTRANSITIVE = "sleep sing run swim dance laugh wait jump smile work".split()
 STATES = "tired hungry happy angry busy calm cold proud quiet ready".split()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+from gemma_encoder.files import write_whole
 from gemma_encoder.tasks.world.pairs import mnli, mrpc, rte, stsb, wic
 from gemma_encoder.tasks.world.reading import PASSAGES, boolq, copa, msmarco, qnli
 from gemma_encoder.tasks.world.sentences import cola, sst2, wsc
@@ -73,8 +74,7 @@ def write_tasks(folder: Path | str, seed: int = 0) -> Path:
     folder = Path(folder)
     for place, maker in MAKERS.items():
         task = maker.__name__
-        (folder / place).mkdir(parents=True, exist_ok=True)
         for split in splits_of(task):
             lines = (json.dumps(row, ensure_ascii=False) for row in rows(task, maker, split, seed))
-            (folder / place / f"{split}.jsonl").write_bytes("".join(f"{line}\n" for line in lines).encode())
+            write_whole(folder / place / f"{split}.jsonl", "".join(f"{line}\n" for line in lines))
     return folder
