@@ -100,8 +100,8 @@ def test_tables_name_tasks_floors_and_protocol_and_no_path(asked, capsys):
     assert "0.002" in shown and "mine" in shown and "/somewhere" not in shown
     assert ablation.where(["a", "b"], "/some/folder") == "Mean of 2 tasks (local folder): a, b"
     assert ablation.where(["a"], "hub") == "One task (hub): a"
-    assert ablation.score_label(["a"]) == "score on a (points)"
-    assert ablation.score_label(["a", "b"]) == "mean score over 2 tasks (points)"
+    assert ablation.score_label(["a"], "builtin") == "score on a, built-in twin (points)"
+    assert ablation.score_label(["a", "b"], "hub") == "mean score over 2 tasks, hub (points)"
 
 
 def test_the_card_says_what_was_used_in_every_run(asked):
@@ -125,7 +125,7 @@ def test_the_card_has_all_values_where_runs_differ(asked):
 
 
 def test_the_card_has_settings_only_where_they_matter(asked):
-    matter = ["passages in a training list", "loss over a list", "passages scored of a query"]
+    matter = ["passages in a training list, at most", "loss over a list", "passages scored of a query"]
     saving = ["examples in memory", "activations computed twice", "layers compiled"]
     plain = ablation.protocol(ablation.run_variants({"one": {}}, ["rte"], [1]))
     assert plain.keys().isdisjoint([*matter, *saving])

@@ -63,9 +63,10 @@ def where(tasks: Sequence[str], data: str) -> str:
     return f"Mean of {len(tasks)} tasks ({several}): {', '.join(tasks)}"
 
 
-def score_label(tasks: Sequence[str]) -> str:
+def score_label(tasks: Sequence[str], data: str) -> str:
     """What the axis of a figure of scores says."""
-    return f"score on {tasks[0]} (points)" if len(tasks) == 1 else f"mean score over {len(tasks)} tasks (points)"
+    what = f"score on {tasks[0]}" if len(tasks) == 1 else f"mean score over {len(tasks)} tasks"
+    return f"{what}, {origin(data)} (points)"
 
 
 def floors(spec: RunSpec) -> dict[str, float]:
@@ -249,7 +250,7 @@ def _ranking_settings(results: Sequence[RunResult]) -> dict[str, str]:
     if not ranking:
         return {}
     return {
-        "passages in a training list": _values(ranking, "list_size"),
+        "passages in a training list, at most": _values(ranking, "list_size"),
         "loss over a list": _values(ranking, "ranking_loss"),
         "passages scored of a query": _values(ranking, "candidates", "all"),
     }

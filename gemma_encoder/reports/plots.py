@@ -42,6 +42,12 @@ PAPER, FRAME, GROUND = "#1c2128", "#8a929c", "#eceff3"
 SCREEN_DPI, DPI = 96, 144
 COLOURS = 128
 MIN_ALT = 40
+NOTE = {  # a number beside its mark
+    "textcoords": "offset points",
+    "ha": "center",
+    "fontsize": 11,
+    "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
+}
 MAX_TICKS = 32
 THEME = {
     **sns.axes_style("whitegrid"),
@@ -112,7 +118,7 @@ def means_with_intervals(
         ax.set_yticks(range(len(rows)), [str(row) for row in rows])
         ax.set(xlabel=label, ylabel=by, ylim=(len(rows) - 0.5, -0.5))
         ax.grid(visible=False, axis="y")
-        ax.margins(x=0.08)
+        ax.margins(x=0.1 if paper else 0.08)  # room for the words beside a paper's value
         handles = _legend(groups if colour else [], bool(paper))
         fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return fig
@@ -169,16 +175,7 @@ def _interval(ax: Axes, values: np.ndarray, y: float, group: int) -> None:
     if of.n > 1:
         ax.plot([of.low, of.high], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt", zorder=3)
     ax.plot(of.mean, y, MARKERS[group], color=colour, markersize=9, markeredgecolor="white", zorder=4)
-    ax.annotate(
-        f"{of.mean:.1f}",
-        (of.mean, y),
-        (0, 8),
-        textcoords="offset points",
-        ha="center",
-        color=colour,
-        fontsize=11,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
-    )
+    ax.annotate(f"{of.mean:.1f}", (of.mean, y), (0, 8), color=colour, **NOTE)
 
 
 def _published(ax: Axes, value: float, y: float) -> None:
@@ -192,15 +189,7 @@ def _published(ax: Axes, value: float, y: float) -> None:
         markersize=8,
         zorder=3,
     )
-    ax.annotate(
-        f"paper {value:.1f}",
-        (value, y),
-        (0, -18),
-        textcoords="offset points",
-        ha="center",
-        color=PAPER,
-        fontsize=11,
-    )
+    ax.annotate(f"paper {value:.1f}", (value, y), (0, -18), color=PAPER, **NOTE)
 
 
 def _legend(groups: Sequence[str], published: bool) -> list[Line2D]:
