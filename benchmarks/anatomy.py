@@ -1,8 +1,8 @@
 """Where the time of a run goes, and how far it is from what the machine can do.
 
 Forward, backward, the clipping of the gradient and the optimiser, which are the mathematics of an update, are clocked
-inside Trainer; everything else of a step is overhead. Utilisation is the model's arithmetic (`Shape.training`) over
-what this machine's best matrix product does in the same run.
+inside Trainer; everything else of a step is overhead. Utilisation is the arithmetic that the model needs (`needed`)
+over what this machine's best matrix product does in the same run.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback
 
 from benchmarks.contenders import DYNAMIC, KIT, contender, kit_model
-from benchmarks.timing import Row, clocked, take_turns
+from benchmarks.timing import Row, clocked, of_rounds, take_turns
 from benchmarks.trainers import clocked_training
 from benchmarks.workload import Work, config_of, tokenizer, work
 from gemma_encoder import linear
-from gemma_encoder.experiments.shapes import shape_in
+from gemma_encoder.experiments.shapes import Shape, shape_in
 from gemma_encoder.tasks import collate
 
 SQUARES = (512, 1024, 2048)  # sides of the matrices whose product gives the ceiling
@@ -105,6 +105,14 @@ def update(model: PreTrainedModel, lengths: list[int]) -> None:
     model.zero_grad()
 
 
+def needed(shape: Shape, lengths: list[int]) -> float:
+    """`shape.training` where the last token is read: for the others the last layer needs keys and values alone."""
+    unread, pairs = sum(lengths) - len(lengths), sum(length**2 - length for length in lengths)
+    query_and_output = 2 * shape.width * shape.heads * shape.head_dim
+    skipped = 6 * (query_and_output + 3 * shape.width * shape.ffn) * unread
+    return shape.training(lengths) - skipped - 12 * shape.heads * shape.head_dim * pairs
+
+
 def scaling(data: Path | None, quick: bool) -> list[Row]:
     """Cost against length at a fixed number of tokens, against the rows of a batch, and against the size of the model.
 
@@ -123,6 +131,6 @@ def scaling(data: Path | None, quick: bool) -> list[Row]:
     table = [Row("scaling", "matrix product", "ceiling", value=top / 1e9, unit="GFLOP/s")]
     for case, (shape, lengths) in cases.items():
         table.append(Row("scaling", case, "forward and backward", taken[case], sum(lengths), len(lengths)))
-        share = 100 * shape_in(config_of(shape)).training(lengths) / min(taken[case]) / top
-        table.append(Row("scaling", case, "utilisation", value=share, unit="% of the ceiling"))
+        shares = [100 * needed(shape_in(config_of(shape)), lengths) / seconds / top for seconds in taken[case]]
+        table.append(of_rounds("scaling", case, "utilisation", shares, "% of the ceiling"))
     return table

@@ -34,7 +34,7 @@ from benchmarks.gpu_attention import attention, why
 from benchmarks.gpu_pretraining import pretraining
 from benchmarks.gpu_trainer import by_trainer
 from benchmarks.stored import RESULTS, store
-from benchmarks.timing import Row, wait
+from benchmarks.timing import Row, of_rounds, wait
 from benchmarks.workload import MAX_LENGTH, sample
 from gemma_encoder import GemmaEncoderForSequenceClassification
 from gemma_encoder.compiled import GRAPHS, compile_layers
@@ -192,12 +192,12 @@ def measure(
     counted = [batch["attention_mask"].sum(dim=1).tolist() for batch in rows]
     tokens = round(sum(map(sum, counted)) / len(counted))
     pairs = zip(counted, seconds, strict=True)
-    share = statistics.median(
-        SHAPES[options.shape].training(lengths, frozen=bool(options.lora)) / took / top for lengths, took in pairs
-    )
+    shares = [
+        100 * SHAPES[options.shape].training(lengths, frozen=bool(options.lora)) / took / top for lengths, took in pairs
+    ]
     table = [
         Row("gpu", case, setting.name, seconds, tokens, options.batch),
-        Row("gpu", f"{case}: utilisation", setting.name, value=100 * share, unit="%"),
+        of_rounds("gpu", f"{case}: utilisation", setting.name, shares, "%"),
     ]
     if gpu:
         peak = torch.cuda.max_memory_allocated() / 2**30

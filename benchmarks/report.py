@@ -24,7 +24,7 @@ from benchmarks.timing import Row, ratios
 from gemma_encoder.errors import InputError
 from gemma_encoder.files import write_whole
 from gemma_encoder.reports.html import check_html, page
-from gemma_encoder.reports.plots import PALETTE, SHAPES, THEME, png
+from gemma_encoder.reports.plots import MARKERS, PALETTE, THEME, png
 from gemma_encoder.reports.tables import cell_text, table_html
 
 TITLES = {
@@ -53,7 +53,8 @@ ABOUT = {
     "head, whose decoder has the same weights.",
     "anatomy": "Forward and backward pass, clipping of the gradient, optimiser, and all else of a step of Trainer.",
     "memory": "One epoch of two updates in a process of its own; what the libraries take by themselves is in it.",
-    "scaling": "Utilisation: the model's arithmetic over the matrix product of this machine, measured in the same run.",
+    "scaling": "Utilisation: the model's arithmetic over the matrix product of this machine, measured in the same run; "
+    "median of the rounds. The last token is read: what the last layer need not compute for the others is not counted.",
     "tricks": "A factor of without above 1: the trick pays. Below 1: it does not, here.",
     "left out": "How many times as fast a step was with the trick when it was tried, in turns in one process on one "
     "thread if nothing else is said. The kit does without them, and they are not measured again.",
@@ -102,7 +103,8 @@ def _numbers(row: Row, first: Row) -> dict[str, str]:
     if not row.seconds and row.value is None:
         return {}  # it failed; the note says why
     if not row.seconds:
-        return {"value": f"{row.value:.{2 if row.value < 10 else 1}f} {row.unit}"}
+        ends = "" if row.least is None else f" ({row.least:.1f} to {row.most:.1f})"
+        return {"value": f"{row.value:.{2 if row.value < 10 else 1}f} {row.unit}{ends}"}
     median = statistics.median(row.seconds)
     numbers = {"median": f"{1000 * median:.1f} ms"}
     if row is not first and first.seconds and row.part != "scaling":
@@ -187,7 +189,7 @@ def factors(rows: Sequence[Row], title: str) -> str:
         for y, (_, name, middle, least, most) in enumerate(points):
             at = names.index(name) % len(PALETTE)
             ax.plot([least, most], [y, y], color=PALETTE[at], linewidth=2.5)
-            ax.plot(middle, y, SHAPES[at], color=PALETTE[at], markersize=8)
+            ax.plot(middle, y, MARKERS[at], color=PALETTE[at], markersize=8)
         ax.axvline(1, color="#57606a", linestyle="--")
         labels = [fill(f"{case}: {name}", LABEL) for case, name, *_ in points]
         ax.set_yticks(range(len(points)), labels, fontsize=9)

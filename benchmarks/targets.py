@@ -84,7 +84,7 @@ def measured(target: Target, rows: Sequence[Row]) -> tuple[float, float, float] 
     if row is None:
         return None
     if row.value is not None:
-        return row.value, row.value, row.value
+        return row.value, *(row.value if end is None else end for end in (row.least, row.most))
     return ratios(row.seconds, reference.seconds) if reference and row.seconds and reference.seconds else None
 
 

@@ -21,7 +21,8 @@ MOST_ROUNDS = 9
 class Row:
     """What one contender took in one case: `seconds`, one value a round, for `tokens` real tokens in `examples` rows.
 
-    A row that is not a time has a `value` and its `unit` instead. `note` says what differs from the others.
+    A row that is not a time has a `value` and its `unit` instead, and where it has rounds `least` and `most`. `note`
+    says what differs from the others.
     """
 
     part: str
@@ -31,8 +32,15 @@ class Row:
     tokens: int = 0
     examples: int = 0
     value: float | None = None
+    least: float | None = None
+    most: float | None = None
     unit: str = ""
     note: str = ""
+
+
+def of_rounds(part: str, case: str, name: str, values: Sequence[float], unit: str) -> Row:
+    """A value that every round has: their median, least and most."""
+    return Row(part, case, name, value=statistics.median(values), least=min(values), most=max(values), unit=unit)
 
 
 def clocked(call: Callable[[], object]) -> Callable[[], float]:

@@ -25,20 +25,25 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
 
+def _path(text: str) -> Path:
+    """A path, of which the shell may have left a `~` standing, as behind `--save=`."""
+    return Path(text).expanduser()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="gemma-encoder", description="Turn a decoder-only language model into an encoder.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     reproduce = commands.add_parser("reproduce", help="run notebooks into HTML reports and an index page")
     _add_choices(reproduce)
-    reproduce.add_argument("--out", type=Path, help="where reports go (default: reports/PROFILE)")
+    reproduce.add_argument("--out", type=_path, help="where reports go (default: reports/PROFILE)")
     reproduce.add_argument("--workers", type=int, default=1, help="notebooks that run side by side (default: 1)")
     reproduce.set_defaults(run=_reproduce)
 
     notebook = commands.add_parser("notebook", help="run one notebook into an HTML report")
     notebook.add_argument("name")
     notebook.add_argument("-p", "--parameter", action="append", default=[], metavar="KEY=VALUE")
-    notebook.add_argument("--out", type=Path, help="where the report goes (default: reports/notebook)")
+    notebook.add_argument("--out", type=_path, help="where the report goes (default: reports/notebook)")
     notebook.set_defaults(run=_notebook)
 
     refresh = commands.add_parser("refresh", help="run notebooks with their defaults and keep the outputs in them")
@@ -47,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="one fine-tuning run")
     _add_run(train)
-    train.add_argument("--save", type=Path, help="folder for the fine-tuned model; must not exist")
+    train.add_argument("--save", type=_path, help="folder for the fine-tuned model; must not exist")
     train.set_defaults(run=_train)
 
     choose = commands.add_parser("choose", help="the best learning rate on a held-out tenth of the training rows")
@@ -58,9 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     submit = commands.add_parser(
         "submit", help="test predictions in the files that the GLUE and SuperGLUE servers take"
     )
-    _add_task(submit)
+    submit.add_argument("task")
+    submit.add_argument("--data-dir", required=True, help="folder with the test rows that the server has, or 'hub'")
     submit.add_argument("checkpoint", help="a model fine-tuned for the task: what `train --save` wrote")
-    submit.add_argument("out", type=Path, help="folder for the files")
+    submit.add_argument("out", type=_path, help="folder for the files")
     submit.add_argument("--max-length", type=int, default=512, help="tokens in a row (default: 512)")
     submit.add_argument("--truncate", action="store_true", help="cut longer rows, in place of refusing them")
     submit.set_defaults(run=_submit)
@@ -76,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(run=_verify)
 
     pretrain = commands.add_parser("pretrain", help="make the tiny decoder again")
-    pretrain.add_argument("out", type=Path, help="folder to write; must not exist")
+    pretrain.add_argument("out", type=_path, help="folder to write; must not exist")
     pretrain.add_argument("--seed", type=int, default=0)
     pretrain.add_argument(
         "--steps", type=int, default=0, help="updates of each stage (default: the committed decoder's)"
@@ -84,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.set_defaults(run=_pretrain)
 
     tasks = commands.add_parser("tasks", help="write the built-in tasks again")
-    tasks.add_argument("out", type=Path, help="folder to write to")
+    tasks.add_argument("out", type=_path, help="folder to write to")
     tasks.set_defaults(run=_tasks)
     return parser
 
@@ -137,7 +143,7 @@ def _chosen(args: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], dict[s
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    from gemma_encoder.paths import REPORTS
+    from gemma_encoder.paths import REPORTS, check_writable
     from gemma_encoder.reports.index import write_index
     from gemma_encoder.reports.runner import run_all
     from gemma_encoder.reports.settings import check_inputs
@@ -148,6 +154,7 @@ def _reproduce(args: argparse.Namespace) -> int:
     check_inputs(given)
     profile = Path(args.profile).stem  # of a file, too
     out = args.out or REPORTS / profile
+    check_writable(out)  # before everything is run, not after
     results = run_all(list(given), out, given, args.workers)
     facts = {"profile": profile, **settings}
     write_index(results, out / "index.html", f"Reports of the profile {profile}", facts)
@@ -161,14 +168,16 @@ def _shown(path: Path) -> str:
 
 
 def _notebook(args: argparse.Namespace) -> int:
-    from gemma_encoder.paths import REPORTS
+    from gemma_encoder.paths import REPORTS, check_writable
     from gemma_encoder.reports.notebooks import parse
     from gemma_encoder.reports.runner import run_notebook
     from gemma_encoder.reports.settings import check_inputs
 
     given = parse(args.name, args.parameter)
     check_inputs({args.name: given})
-    result = run_notebook(args.name, args.out or REPORTS / "notebook", given)
+    out = args.out or REPORTS / "notebook"
+    check_writable(out)
+    result = run_notebook(args.name, out, given)
     if result.html:
         print(_shown(result.html))
     if result.status != "ok":

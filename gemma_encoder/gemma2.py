@@ -36,14 +36,20 @@ PARTS = Gemma2Attention, Gemma2MLP, *4 * [Gemma2RMSNorm], *4 * [Linear], Dropout
 PASSED_OVER = {"gemma_encoder.dropout", "gemma_encoder.unread", "transformers.utils.output_capturing"}
 
 
-def rotated(states: Tensor, rotation: Rotation, way: int = 1) -> Tensor:
-    """`x cos + r(x) sin` with `r((a, b)) = (-b, a)` for the two halves of x; `way` -1 leads back.
+def rotated(states: Tensor, rotation: Rotation) -> Tensor:
+    """`x cos + r(x) sin` with `r((a, b)) = (-b, a)` for the two halves of x.
 
     states `(tokens, heads, head_dim)`, cos and sin of as many heads or of 1, the first half of sin negative.
     Source: Su et al. 2021, equation 34. Rounded as by transformers: not addcmul.
     """
     cos, sin = rotation
-    return (states * cos).add_(states.roll(states.shape[-1] // 2, dims=-1).mul_(sin), alpha=way)
+    return (states * cos).add_(states.roll(states.shape[-1] // 2, dims=-1).mul_(sin))
+
+
+def rotated_backward(gradient: Tensor, rotation: Rotation) -> Tensor:
+    """The gradient of the states that were `rotated`: `g cos - r(g sin)`, the halves of sin equal or not."""
+    cos, sin = rotation
+    return (gradient * cos).add_((gradient * sin).roll(gradient.shape[-1] // 2, dims=-1))
 
 
 class Angles(tuple):
@@ -109,7 +115,7 @@ class AttentionSublayer(torch.autograd.Function):
         grad_product, grad_post_norm = normalised_backward(gradient, behind)
         grad_mixed = grad_states(grad_product, o_proj).view(len(mixed), ctx.setting.visibility.heads, -1)
         *grad_rotated, grad_value = attended_backward(grad_mixed, saved, ctx.key_shape, ctx.setting)
-        grad_query, grad_key = map(rotated, grad_rotated, ctx.rotations, (-1, -1))
+        grad_query, grad_key = map(rotated_backward, grad_rotated, ctx.rotations)
         grad_query, grad_key, grad_value = (each.flatten(1) for each in (grad_query, grad_key, grad_value))
         grad_normed = grad_states(grad_value, v_proj, grad_states(grad_key, k_proj))
         if ctx.read is None:
@@ -202,7 +208,8 @@ class Gemma2DecoderLayer(TheirGemma2DecoderLayer):
         # first: for a compiler, which would make a graph for every layer
         if torch.compiler.is_compiling() or visibility is None or id(self) not in visibility.written_out:
             keywords |= {"position_embeddings": position_embeddings, "visibility": visibility}
-            return super().forward(hidden_states, **keywords)
+            states, last = super().forward(hidden_states, **keywords), visibility and visibility.last
+            return states[:, last.read] if last is not None and id(self) in last.written_out else states
         attention, ffn = self.self_attn, self.mlp
         note(attention, CAPPED)
         angles = position_embeddings if isinstance(position_embeddings, Angles) else Angles(position_embeddings)
@@ -245,6 +252,8 @@ def sublayers_written_out(layer: nn.Module, states: Tensor, visibility: Visibili
     if not attention_written_out(states, getattr(attention, SOFTCAP, None), visibility, attention.softmax_dropout):
         return False
     parts = [*layer._modules.values(), *attention._modules.values(), *layer.mlp._modules.values()]
+    if any(getattr(part, "weight", states).dtype != states.dtype for part in parts):
+        return False
     return tuple(map(type, parts)) == PARTS and all(map(_is_plain, parts)) and not _has_any_global_hook()
 
 

@@ -82,8 +82,10 @@ class GemmaEncoderWithHead(GemmaEncoderPreTrainedModel):
 
     def __init__(self, config: GemmaEncoderConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
+        head = MLPHead(config.decoder.hidden_size, config.num_labels)
+        head.apply(self._initialize_weights)  # before a pooler draws: a seed gives the same head beside any of them
         self.encoder = GemmaEncoder(config, backbone)
-        self.head = MLPHead(config.decoder.hidden_size, config.num_labels)
+        self.head = head
         self.post_init()
 
 

@@ -45,7 +45,10 @@ _evaluated: dict[nn.Module, tuple[int, bool]] = {}  # how many evaluations each 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off, and leave every submodule in the mode it was in, however many threads evaluate it."""
+    """Switch dropout off, and leave every submodule in the mode it was in, however many threads evaluate it.
+
+    A thread that trains the model meanwhile trains it without dropout.
+    """
     modules = list(model.modules())
     with _lock:
         for module in modules:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -75,6 +76,14 @@ def _check_adapters(names: list[str]) -> None:
         raise InputError(f"adapters {', '.join(map(repr, names))}; valid: one, 'default', as add_lora() makes it")
 
 
+def _check_acting(model: PeftModel) -> None:
+    """Refuse an adapter that is part of the base for now, whose digest would be another, or that is switched off."""
+    if any(layer.merged or layer.disable_adapters for layer in model.modules() if isinstance(layer, BaseTunerLayer)):
+        raise InputError(
+            "the adapter is merged or switched off; valid: one that acts, see unmerge_adapter, enable_adapter_layers"
+        )
+
+
 def _check_frozen(backbone: nn.Module) -> None:
     """Refuse a decoder that is trained beside its adapter: those weights would be in no file."""
     if trained := [name for name, value in backbone.named_parameters() if value.requires_grad and _is_base(name)]:
@@ -104,10 +113,12 @@ def save_lora(model: PeftModel, folder: str | Path) -> None:
     """Write adapter, pooler, head, the settings of the adaptation and the digest of the base, without its weights.
 
     `load_lora` has to be given the base exactly as it was under the adapter: one whose embedding was resized, or whose
-    weights were changed, has to be saved as well. Several adapters, one of another name than "default", or a decoder
+    weights were changed (by rounding, where an adapter was merged and unmerged), has to be saved as well. An adapter
+    that is merged or switched off, several adapters, one of another name than "default", or a decoder
     that is trained beside its adapter is an InputError; nothing is written then.
     """
     _check_adapters(list(model.peft_config))
+    _check_acting(model)
     inner = model.get_base_model()
     encoder = encoder_of(inner)
     _check_whole(inner, model.active_peft_config)

@@ -145,6 +145,8 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
         sizes = config.pooling_heads, config.pooling_latents, config.pooling_projections
         self.pool = get_pooler(config.pooling, config.decoder.hidden_size, *sizes)
         self.built = built_in(config)
+        for module in () if backbone is None else backbone.modules():
+            module._is_hf_initialized = True  # or transformers draws anew what it has neither made nor loaded itself
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -242,7 +244,9 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
     @property
     def _compiles(self) -> bool:
         """Whether every number of groups, and every number of tokens that are read, would be another graph."""
-        return torch.compiler.is_compiling() or layers(self.backbone)[0]._compiled_call_impl is not None
+        return torch.compiler.is_compiling() or any(
+            layer._compiled_call_impl is not None or "_orig_mod" in layer._modules for layer in layers(self.backbone)
+        )
 
     @property
     def _packs(self) -> bool:
@@ -273,6 +277,8 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
             input_ids = input_ids[real][None]
             if visibility.spare:
                 input_ids = torch.cat([input_ids, input_ids[:, :1].expand(1, visibility.spare)], dim=1)
+        else:
+            input_ids = input_ids.masked_fill(~real, 0)  # a slot without a token may hold anything
         return self.backbone(
             input_ids=input_ids,
             position_ids=visibility.position_ids,

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from gemma_encoder.errors import InputError
 
 BATCH = 1000  # rows tokenised at once; bounds memory
+SHOWN = 12  # tokens of a row that an error quotes
 CHARACTERS_PER_TOKEN = 4.2  # of English, where no tokenizer is at hand
 
 
@@ -47,8 +48,11 @@ def token_ids(
             segments = _shorten(segments, max_length - len(bos))
         input_ids.append([*bos, *chain.from_iterable(segments)])
     if too_long and not truncate:
+        first = min(too_long)
+        beginning = tokenizer.decode(input_ids[first][len(bos) : len(bos) + SHOWN])
         raise InputError(
-            f"row {min(too_long)} (counted from 0) has {too_long[min(too_long)]} tokens, the limit is {max_length}; "
+            f"row {first} (counted from 0), which begins {beginning!r}, has {too_long[first]} tokens, "
+            f"the limit is {max_length}; "
             f"{len(too_long)} of {len(input_ids)} rows are over it, the longest with {max(too_long.values())} tokens; "
             "raise max_length, or ask for truncation"
         )

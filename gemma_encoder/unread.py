@@ -36,6 +36,7 @@ def skip_unread(backbone: PreTrainedModel) -> None:
     """
     if skips_unread(backbone):  # a decoder that is adapted twice
         return
+    compute_unread(backbone)
     attention, ffn = attention_modules(backbone)[-1], ffn_modules(backbone)[-1]
     attention.unread_hooks = [
         attention.register_forward_pre_hook(_tell, with_kwargs=True),
@@ -52,8 +53,9 @@ def compute_unread(backbone: PreTrainedModel) -> None:
 
 
 def skips_unread(backbone: PreTrainedModel) -> bool:
-    """Whether the hooks are on the last layer still: layers may be put in another order."""
-    return _tell in attention_modules(backbone)[-1]._forward_pre_hooks.values()
+    """Whether the hooks are on the last layer, and on no other: layers may be put in another order, or copied."""
+    *others, last = (_tell in attention._forward_pre_hooks.values() for attention in attention_modules(backbone))
+    return last and not any(others)
 
 
 def _tell(attention: nn.Module, inputs: tuple, keywords: dict[str, Any]) -> None:

@@ -161,6 +161,8 @@ def equal_scores(encoder: GemmaEncoder) -> Iterator[None]:
 def check_visibility(model: GemmaEncoderPreTrainedModel, tokens: int = PROBE_TOKENS) -> Tensor:
     """Measure what every token sees under every kind of padding and compare it with the masks that were asked for.
 
+    Until it returns, no other thread may use the model, whose scores it changes.
+
     Returns the influence matrix `(layers, tokens, tokens)`; raises VisibilityError at the first difference: in the
     whole model, in one layer alone, or because something else in the batch moves a token.
     """

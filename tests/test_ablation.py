@@ -5,8 +5,11 @@ import json
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.spec import RunSpec
@@ -21,11 +24,10 @@ from gemma_encoder.reports.claims import (
     display_claim,
     display_untested,
     judge,
-    sides,
     variant_name,
     variants,
 )
-from gemma_encoder.reports.statistics import VERDICTS, Paired, summary
+from gemma_encoder.reports.statistics import VERDICTS, Paired, at_once, paired, summary
 from gemma_encoder.reports.tables import UNKNOWN, difference, signed
 from gemma_encoder.tasks import bag_of_words, get_task, load, majority, score
 
@@ -81,7 +83,11 @@ def test_scores_are_averaged_over_tasks_within_a_seed(asked):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("seeds", "said"), [([1, 2], True), ([8, 9], False)], ids=["15 points", "85 points"])
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [([1, 2], True), ([8, 9], True), ([7, 8, 9], False), ([9], False)],
+    ids=["15 points", "85, the interval from 22", "80, the interval from 55", "one seed of 90"],
+)
 def test_a_task_on_which_nothing_was_learnt_is_named(asked, capsys, seeds, said):
     ablation.display_scores(ablation.run_variants(VARIANTS, ["rte"], seeds), "builtin")
     assert ("not learnt with this training: causal, default" in capsys.readouterr().out) == said
@@ -257,18 +263,51 @@ def by_seed(*values):
     return pd.Series(values, index=[0, 1], dtype=float)
 
 
-def test_the_best_of_several_variants_is_the_one_with_the_highest_mean():
+def test_of_several_variants_the_best_ones_are_compared_whichever_they_are():
     scores = {
         "the paper's default": by_seed(70, 72),
         "pooling last": by_seed(90, 60),
         "pooling query-probe": by_seed(71, 69),
         "pooling kv-probe": by_seed(95, 10),
     }
-    first, second = sides(CLAIMS["pooling, best"], scores)
-    assert (first.to_list(), second.to_list()) == ([90, 60], [71, 69])
     of = compare(CLAIMS["pooling, best"], scores)
     assert (of.difference, of.n, of.names) == (5, 2, ("the best of mean and last", "the best probe"))
     assert compare(CLAIMS["pooling, last"], scores).difference == -4
+
+
+def rates(*others):
+    """Scores of rate 0.1 and of four others, three seeds each."""
+    names = ["the paper's default", *(variant_name(one) for one in CLAIMS["dropout, best"].second)]
+    return {
+        name: pd.Series(values, dtype=float) for name, values in zip(names, ([80.0, 81.0, 82.0], *others), strict=True)
+    }
+
+
+def test_an_optimum_has_to_beat_every_rival_also_one_of_a_lower_mean_that_is_less_certain():
+    claim, worse = CLAIMS["dropout, best"], [79.0, 80.0, 81.1]
+    assert judge(claim, compare(claim, rates(worse, worse, worse, worse)), 1.0) == "supported"
+    unsure = [60.0, 95.0, 70.0]
+    of = compare(claim, rates(worse, worse, worse, unsure))
+    assert judge(claim, of, 1.0) == "cannot tell at this size" and of.low < 0 < of.difference == pytest.approx(
+        0.967, abs=1e-3
+    )
+
+
+def test_one_rival_of_several_refutes_an_optimum_only_where_it_would_by_the_wider_interval():
+    claim, worse, better = CLAIMS["dropout, best"], [70.0, 71.0, 72.0], [81.0, 82.2, 82.9]
+    alone = paired(rates(worse, worse, worse, better)["the paper's default"], pd.Series(better))
+    of = compare(claim, rates(worse, worse, worse, better))
+    assert alone.high < of.high == paired(pd.Series([80.0, 81, 82]), pd.Series(better), level=at_once(4)).high
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_the_interval_of_the_best_ones_holds_their_difference(seed):
+    source = np.random.default_rng(seed)
+    claim = CLAIMS["pooling, best"]
+    scores = {variant_name(one): pd.Series(source.normal(70, 5, 4)) for one in (*claim.first, *claim.second)}
+    of = compare(claim, scores)
+    assert of.low <= of.difference <= of.high
 
 
 def test_no_cell_of_paper_here_difference_is_blank():
@@ -293,7 +332,7 @@ def test_what_was_not_learnt_judges_no_claim(learnt, capsys):
     shown = capsys.readouterr().out
     assert "cannot tell at this size: Mean pooling beats" in shown and "supported" not in shown
     for name, good in zip(clear.names, learnt, strict=True):
-        assert (f"With this training {name} does not get above" in shown) != good
+        assert (f"With this training {name} is not shown to get above" in shown) != good
 
 
 @pytest.mark.parametrize(
@@ -313,14 +352,14 @@ def test_a_verdict_says_whether_the_paper_could_be_right_here(capsys, low, high,
 def test_the_caution_of_a_side_of_several_variants_says_that_it_is_one_of_them(capsys):
     claim = CLAIMS["pooling, best"]
     display_claim(claim, Paired(9, 8, 10, 5, claim.names), "One task", learnt=(True, False))
-    assert "a variant behind the best probe does not get above what needs no model" in capsys.readouterr().out
+    assert "a variant behind the best probe is not shown to get above what needs no model" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", UNTESTED)
 def test_a_claim_about_a_model_that_is_not_run_says_why_nothing_can_be_told(name, capsys):
     display_untested(UNTESTED[name])
     shown = capsys.readouterr().out
-    assert f"{VERDICTS[2]}: {UNTESTED[name].says} (section 3.3; no number known)." in shown
+    assert f"{VERDICTS[2]}: {UNTESTED[name].says} ({UNTESTED[name].place}; no number known)." in shown
     assert "is run here" in shown and "notebook" in shown
 
 
@@ -347,7 +386,7 @@ def test_a_claim_of_equality_needs_the_interval_within_the_margin(capsys):
     assert "what needs no model" not in shown
     display_claim(CLAIMS["padding"], near, "Mean of 1 task", learnt=(True, False))
     assert (
-        "With this training right padding does not get above what needs no model: this compares training"
+        "With this training right padding is not shown to get above what needs no model: this compares training"
         in capsys.readouterr().out
     )
 

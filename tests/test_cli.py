@@ -16,6 +16,7 @@ from gemma_encoder.errors import InputError, VisibilityError
 from gemma_encoder.experiments.sweep import SweepError
 from gemma_encoder.experiments.watch import TrainingError
 from gemma_encoder.paths import DATA
+from gemma_encoder.reports import runner
 from gemma_encoder.reports.html import Failure
 
 
@@ -204,6 +205,22 @@ def test_a_reader_that_is_gone_is_no_failure(tmp_path):
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
     assert (tmp_path / "tasks" / "glue").is_dir()
+
+
+@pytest.mark.parametrize("command", [["notebook", "01"], ["reproduce", "--notebooks", "01"]])
+def test_reports_that_could_not_be_written_are_not_made(tmp_path, capsys, monkeypatch, command):
+    for name in ("run_notebook", "run_all"):
+        monkeypatch.setattr(runner, name, lambda *given, **more: pytest.fail("run first"))
+    (tmp_path / "file").touch()
+    assert main([*command, "--out", str(tmp_path / "file" / "out")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_tilde_that_the_shell_leaves_is_the_home_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "file").touch()
+    assert main(["tasks", "~/file"]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
 
 
 def test_tasks_are_not_written_to_a_file(tmp_path, capsys):

@@ -513,3 +513,12 @@ def test_what_tokens_see_is_measured_when_an_adapter_is_loaded(decoder, tmp_path
 def test_inputs_that_a_head_does_not_know_are_named(decoder, kind):
     with pytest.raises(InputError, match="inputs inputs_embeds are unknown; valid: input_ids, attention_mask, labels"):
         kind.from_decoder(decoder())(torch.tensor([[[5, 6]]]), inputs_embeds=None)
+
+
+@pytest.mark.parametrize("how", ["merge_adapter", "disable_adapter_layers"])
+def test_an_adapter_that_does_not_act_is_not_saved(decoder, tmp_path, how):
+    model = add_lora(adapted(GemmaEncoderForSequenceClassification, decoder()), rank=4)
+    getattr(model if how == "merge_adapter" else model.base_model, how)()
+    with pytest.raises(InputError, match="merged or switched off"):
+        save_lora(model, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()

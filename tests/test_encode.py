@@ -91,7 +91,8 @@ def test_a_row_over_the_limit_is_named_and_the_others_counted():
     with pytest.raises(InputError) as caught:
         encode(rows, SST2, PLAIN, 30)
     assert str(caught.value) == (
-        f"row 1 (counted from 0) has {lengths[1]} tokens, the limit is 30; 2 of 4 rows are over it, the longest with "
+        f"row 1 (counted from 0), which begins 'sentence: xxxxxxxxx', has {lengths[1]} tokens, the limit is 30; "
+        "2 of 4 rows are over it, the longest with "
         f"{lengths[3]} tokens; raise max_length, or ask for truncation"
     )
     encoded, truncated = encode(rows, SST2, PLAIN, 30, truncate=True)

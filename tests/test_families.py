@@ -162,7 +162,7 @@ IMPORTED = {
     ],
     "lora": [
         "PreTrainedModel", "peft.LoraConfig", "peft.PeftModel", "peft.get_peft_model",
-        "peft.get_peft_model_state_dict",
+        "peft.get_peft_model_state_dict", "peft.tuners.tuners_utils.BaseTunerLayer",
     ],
     "model": [
         "AutoModel", "PreTrainedModel",

@@ -25,6 +25,7 @@ from gemma_encoder.gemma2 import (
     Gemma2DecoderLayer,
     Gemma2RotaryEmbedding,
     rotated,
+    rotated_backward,
     sublayers_written_out,
 )
 from gemma_encoder.linear import Linear, grad_weight
@@ -173,6 +174,13 @@ def test_a_graph_that_is_kept_gives_the_same_gradient_again(tiny_decoder, make_b
     assert all(map(torch.equal, first, torch.autograd.grad(loss, wanted)))
 
 
+def test_the_gradient_of_a_rotation_is_right_for_any_angles():
+    states, weight, *rotation = torch.randn(4, 6, 3, 8, dtype=torch.float64)
+    states.requires_grad_()
+    (rotated(states, rotation) * weight).sum().backward()
+    torch.testing.assert_close(rotated_backward(weight, rotation), states.grad)
+
+
 def test_states_are_rotated_as_by_the_decoder_and_back():
     states, angle = torch.randn(5, 3, 8), torch.randn(1, 5, 4)
     cos, sin = angle.cos().repeat(1, 1, 2), angle.sin().repeat(1, 1, 2)
@@ -181,7 +189,7 @@ def test_states_are_rotated_as_by_the_decoder_and_back():
     ours = rotated(states, of_queries)
     assert torch.equal(ours, theirs[0].transpose(0, 1))
     assert torch.equal(rotated(states[:, :2], of_keys), ours[:, :2])
-    torch.testing.assert_close(rotated(ours, of_queries, -1), states)
+    torch.testing.assert_close(rotated_backward(ours, of_queries), states)
 
 
 def test_angles_are_laid_out_once_for_all_layers(tiny_decoder, make_batch, monkeypatch):

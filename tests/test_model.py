@@ -674,3 +674,34 @@ def test_lora_on_the_token_embedding_is_trained(tiny_decoder, make_batch):
     assert all("lora_" in name for name in trained)
     for part in ("q_proj", "embed_tokens"):
         assert any(part in name for name in trained)
+
+
+def test_weights_of_a_decoder_put_together_by_hand_are_kept(tiny_decoder, tiny_config):
+    source = tiny_decoder("llama")
+    with torch.device("meta"):
+        decoder = AutoModel.from_config(tiny_config("llama"))
+    decoder.load_state_dict(source.state_dict(), assign=True)
+    decoder.rotary_emb = source.rotary_emb
+    decoder.layers[0].mlp.up_proj = torch.nn.Linear(*reversed(source.layers[0].mlp.up_proj.weight.shape), bias=False)
+    before = {name: value.clone() for name, value in decoder.state_dict().items()}
+    model = GemmaEncoderForSequenceClassification.from_decoder(decoder)
+    after = model.encoder.backbone.state_dict()
+    assert [name for name, value in before.items() if not torch.equal(value, after[name])] == []
+
+
+@pytest.mark.parametrize("pooling", ["mean", "query-probe", "kv-probe"])
+def test_a_seed_gives_the_same_head_beside_every_pooler(tiny_decoder, pooling):
+    heads = []
+    for name in ("last", pooling):
+        torch.manual_seed(3)
+        heads.append(GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder(), pooling=name).head)
+    assert torch.equal(heads[0].dense.weight, heads[1].dense.weight)
+    assert torch.equal(heads[0].out.weight, heads[1].out.weight)
+    assert heads[0].dense.weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize("unpadded", [True, False])
+def test_a_slot_without_a_token_may_hold_anything(tiny_decoder, make_batch, unpadded):
+    model, (ids, mask) = GemmaEncoder.from_decoder(tiny_decoder(), unpadded=unpadded), make_batch([5, 2, 7])
+    other = ids.masked_fill(mask == 0, -100)
+    torch.testing.assert_close(model(other, mask).pooler_output, model(ids, mask).pooler_output, atol=0, rtol=0)

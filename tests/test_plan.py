@@ -14,7 +14,7 @@ from gemma_encoder.errors import InputError
 from gemma_encoder.experiments import pace as pace_module
 from gemma_encoder.experiments import plan
 from gemma_encoder.experiments.pace import Pace, pace
-from gemma_encoder.experiments.plan import estimate
+from gemma_encoder.experiments.plan import activation_bytes, estimate
 from gemma_encoder.experiments.run import adapted, run
 from gemma_encoder.experiments.shapes import SHAPES, Shape, config_of, shape_of
 from gemma_encoder.experiments.sizes import HUB, Work, work_of
@@ -291,9 +291,22 @@ def test_gradients_take_the_place_of_activations_unless_they_are_gathered():
     weights = 2 * (2 * 8 * 4 * 3 + 3 * 8 * 16) + 97 * 8
     # a row: 10 tokens of 12 x 8 + 4 x 16 + 3 x 2 x 4 numbers, 4 maps of 2 heads opened to twice the mean
     row = 2 * 4 * (10 * (96 + 64 + 24) + 4 * 2 * 20**2)
+    longer = 2 * 4 * 10 * (96 + 64 + 24)  # one has twice the tokens
     whole = RunSpec(task="rte", batch_size=4)
-    assert estimate(whole, SHAPE, work).memory == 12 * weights + 4 * row
-    assert estimate(replace(whole, micro_batch=2), SHAPE, work).memory == 16 * weights + 2 * row
+    assert estimate(whole, SHAPE, work).memory == 12 * weights + 4 * row + longer
+    assert estimate(replace(whole, micro_batch=2), SHAPE, work).memory == 16 * weights + 2 * row + longer
+
+
+def test_the_heaviest_row_alone_is_the_peak_where_rows_hold_unequally_many_texts():
+    lists = [[5, 9], [12] * 30, [7] * 4]
+    texts = [text for row in lists for text in row]
+    spec = RunSpec(task="record", batch_size=2, micro_batch=1)
+    found, alone = (
+        activation_bytes(SHAPE, spec, work)
+        for work in (Work(3, len(texts) / 3, texts, 0, heaviest=360), Work(1, 30, [12] * 30, 0, heaviest=360))
+    )
+    # 2 blocks, 4 bytes, 12 x 8 + 4 x 16 + 3 x 2 x 4 numbers a token, 4 maps of 2 heads over 30 texts of 12
+    assert found == alone == 2 * 4 * (360 * (96 + 64 + 24) + 4 * 2 * 30 * 12**2)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from gemma_encoder.errors import InputError
 from gemma_encoder.experiments.shapes import shape_of
 from gemma_encoder.profiles import load_profile
 from gemma_encoder.reports import notebooks
-from gemma_encoder.reports.notebooks import notebook_names
+from gemma_encoder.reports.notebooks import notebook_names, parse
 from gemma_encoder.reports.settings import check_inputs, given_parameters
 
 CELL = """model = "tiny"  # a
@@ -195,3 +195,16 @@ def test_a_model_that_cannot_be_adapted_is_refused_before_a_kernel_starts(tmp_pa
 
 def test_a_benchmark_takes_another_adaptation():
     check_inputs({"08_glue": {"more": {"pooling": "last", "attention": "causal"}, "glue_tasks": ["rte"]}})
+
+
+def test_data_of_a_profile_are_those_of_ranking_too_where_it_has_lists(folder, tmp_path):
+    (tmp_path / "msmarco").mkdir()
+    for name in ("train", "validation"):
+        (tmp_path / "msmarco" / f"{name}.jsonl").write_text('{"query": "a", "passages": []}\n')
+    assert given([], data=str(tmp_path)) == given([f"data={tmp_path}"])
+    assert given(["ranking_data=builtin"], data=str(tmp_path)) == {"data": str(tmp_path)}
+
+
+def test_further_settings_of_one_notebook_stand_beside_its_own():
+    assert parse("05", ["more={lora_rank: 4}"])["more"] == {"truncate": True, "lora_rank": 4}
+    assert parse("05", ["more={truncate: false}"])["more"] == {"truncate": False}

@@ -236,3 +236,13 @@ def test_the_command_writes_the_file_of_the_server(model_for, tiny_tokenizer, tm
     assert main([*asked, "--max-length", "4"]) == 2
     assert "the limit is 4" in capsys.readouterr().err
     assert main(["submit", "msmarco", *asked[2:]]) == 2
+
+
+def test_a_model_of_other_classes_does_not_answer(tiny_decoder, tiny_tokenizer, tmp_path):
+    cola, sst2 = get_task("cola"), get_task("sst2")
+    settings = {"num_labels": 2, "text_columns": cola.text_columns, "id2label": dict(enumerate(cola.labels))}
+    model = GemmaEncoderForSequenceClassification.from_decoder(tiny_decoder(vocab_size=len(tiny_tokenizer)), **settings)
+    rows = Dataset.from_list([{"sentence": "a", "label": -1}])
+    assert len(answers(cola, model, tiny_tokenizer, rows)) == 1
+    with pytest.raises(InputError, match=r"does not answer sst2; valid: \('negative', 'positive'\)"):
+        answers(sst2, model, tiny_tokenizer, rows)

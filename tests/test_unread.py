@@ -51,6 +51,37 @@ def test_vectors_are_right_where_layers_were_put_in_another_order(tiny_decoder, 
     torch.testing.assert_close(only, whole, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["adapted once", "adapted anew"])
+@pytest.mark.parametrize("family", ["gemma2", "llama"])
+def test_vectors_are_right_where_the_last_layer_was_copied(tiny_decoder, make_batch, family, again):
+    model = GemmaEncoder.from_decoder(tiny_decoder(family), pooling="last", local_layers="open")
+    model.backbone.layers[1] = copy.deepcopy(model.backbone.layers[-1])
+    if again:
+        model = GemmaEncoder.from_decoder(model.backbone, pooling="last", local_layers="open")
+    batch = make_batch(LENGTHS)
+    only, whole = (model.eval()(*batch, only_pooled=only).pooler_output for only in (True, False))
+    torch.testing.assert_close(only, whole, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["backbone.compile", "torch.compile(backbone)", "torch.compile(layer)"])
+@pytest.mark.parametrize("family", ["gemma2", "llama"])
+def test_vectors_are_right_where_parts_were_compiled_by_hand(graphs, tiny_decoder, make_batch, family, way):
+    model = GemmaEncoder.from_decoder(tiny_decoder(family, num_hidden_layers=2), pooling="last").eval()
+    batches = [make_batch(lengths, side="left") for lengths in (LENGTHS, [4, 4, 1])]
+    with torch.no_grad():
+        expected = [model(*batch).pooler_output for batch in batches]
+        if way == "backbone.compile":
+            model.backbone.compile(backend="eager")
+        elif way == "torch.compile(backbone)":
+            model.backbone = torch.compile(model.backbone, backend="eager")
+        else:
+            for at, layer in enumerate(model.backbone.layers):
+                model.backbone.layers[at] = torch.compile(layer, backend="eager", dynamic=True)
+        for batch, vectors in zip(batches, expected, strict=True):
+            torch.testing.assert_close(model(*batch, only_pooled=True).pooler_output, vectors, atol=1e-5, rtol=1e-4)
+    assert graphs() > 0
+
+
 @pytest.mark.parametrize("family", ["gemma2", "llama"])
 def test_a_decoder_of_one_layer_says_that_it_belongs_to_an_encoder(tiny_decoder, make_batch, family):
     model = GemmaEncoder.from_decoder(tiny_decoder(family, num_hidden_layers=1), pooling="last")

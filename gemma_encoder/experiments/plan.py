@@ -75,16 +75,18 @@ def activation_bytes(shape: Shape, spec: RunSpec, work: Work) -> float:
 
     A block of Gemma 2 keeps twelve vectors of the width (norms, residuals, dropout), four of the feed-forward width,
     queries, keys and values of every head, and four attention maps; other families keep less. With checkpointing it
-    keeps its input, and one block at a time is whole.
+    keeps its input, and one block at a time is whole. The peak is that of the batch with the heaviest row, among rows
+    of the mean; where lengths could not be counted, the longest text is taken to be twice the mean.
     """
-    rows, length = (spec.micro_batch or spec.batch_size) * work.texts, work.length
     size = 4 if spec.precision == "float32" else 2
     token = 12 * shape.width + 4 * shape.ffn + 3 * shape.head_dim * shape.heads
-    # attention opens a batch to its longest row, the peak is that of the worst batch
-    longest = max(work.lengths) if len(work.lengths) > 1 or spec.padding != "none" else 2 * length
-    block = size * rows * (length * token + 4 * shape.heads * longest**2)
+    counted = len(work.lengths) > 1 or spec.padding != "none"
+    longest = max(work.lengths) if counted else min(2 * work.length, spec.max_length)
+    others, heaviest = ((spec.micro_batch or spec.batch_size) - 1) * work.texts, work.heaviest or longest
+    tokens, slots = others * work.length + heaviest, others * longest + heaviest  # attention opens all to the longest
+    block = size * (tokens * token + 4 * shape.heads * slots * longest)
     if spec.gradient_checkpointing:
-        return block + size * shape.layers * rows * length * shape.width
+        return block + size * shape.layers * tokens * shape.width
     return shape.layers * block
 
 

@@ -118,6 +118,14 @@ def _smaller_batch(longest: int, on_cpu: bool) -> int:
     return max(1, (min(slots, CPU_SLOTS) if on_cpu else slots) // OTHER_BATCH // longest)
 
 
+def _encoded(name: str, rows: Dataset, spec: RunSpec, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, int]:
+    """`encode`, whose errors say of which split they number the rows, which are shuffled."""
+    try:
+        return encode(rows, get_task(spec.task), tokenizer, spec.max_length, spec.truncate)
+    except InputError as error:
+        raise InputError(f"{name} rows, in the order of this run: {error}") from None
+
+
 def _lengths_of(features: Dataset) -> list[list[int]]:
     """How many tokens every text of every row has: one text, in lists one for each candidate."""
     rows = features["input_ids"][:]
@@ -151,6 +159,7 @@ def adapted(spec: RunSpec, decoder: PreTrainedModel | None = None) -> nn.Module:
         ffn_dropout=spec.ffn_dropout,
         unpadded=spec.padding == "none",
         num_labels=task.num_labels,
+        id2label=dict(enumerate(task.labels)) or None,
         ranking_loss=spec.ranking_loss,
         text_columns=task.text_columns,
     )
@@ -180,7 +189,7 @@ def train(spec: RunSpec, working: Path) -> tuple[RunResult, list[dict], nn.Modul
     keep_freed_memory()
     task, rows = get_task(spec.task), split(spec)
     tokenizer = load_tokenizer(spec.model)
-    encoded = {name: encode(part, task, tokenizer, spec.max_length, spec.truncate) for name, part in rows.items()}
+    encoded = {name: _encoded(name, part, spec, tokenizer) for name, part in rows.items()}
     features, cut = {name: pair[0] for name, pair in encoded.items()}, sum(pair[1] for pair in encoded.values())
     references = {name: references_of(task, part) for name, part in rows.items() if name != "train"}
 
@@ -239,8 +248,7 @@ def run(spec: RunSpec, root: Path = RUNS, keep: Path | None = None) -> RunResult
     process is at is waited for. With `keep`, a folder that must not exist yet, the fine-tuned model is kept there; a
     finished run is then trained again.
     """
-    if keep is not None and keep.exists():
-        raise InputError(f"folder {str(keep)!r} is there already; valid: a new one")
+    _check_new(keep)
     finished = load(spec, root)
     if finished and keep is None:
         return finished
@@ -252,9 +260,15 @@ def run(spec: RunSpec, root: Path = RUNS, keep: Path | None = None) -> RunResult
         check_writable(folder)  # before hours of training, not after
     name = run_folder(spec, root).name
     with alone(root / f".{name}.lock"):
+        _check_new(keep)  # another process may have made it meanwhile
         if keep is None and (finished := load(spec, root)):
             return finished  # another process made it meanwhile
         return _trained(spec, root, root / f".{name}.training", keep)
+
+
+def _check_new(keep: Path | None) -> None:
+    if keep is not None and keep.exists():
+        raise InputError(f"folder {str(keep)!r} is there already; valid: a new one")
 
 
 def _trained(spec: RunSpec, root: Path, working: Path, keep: Path | None) -> RunResult:

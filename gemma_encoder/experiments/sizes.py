@@ -52,6 +52,7 @@ class Work:
     lengths: Sequence[float]
     evaluated: float
     seconds: float = 0.0
+    heaviest: float = 0.0  # tokens of the row that has most, where rows hold several texts
 
     @property
     def length(self) -> float:
@@ -71,10 +72,10 @@ def _counted(spec: RunSpec) -> Work:
     parts, lengths = split(spec), {}
     for name, part in parts.items():
         rows = encode(part, task, tokenizer, spec.max_length, spec.truncate)[0]["input_ids"][:]
-        lengths[name] = [len(text) for text in (chain.from_iterable(rows) if task.has_lists else rows)]
+        lengths[name] = [[len(text) for text in row] if task.has_lists else [len(row)] for row in rows]
     train, seconds = lengths.pop("train"), time.perf_counter() - start
-    rows = len(parts["train"])
-    return Work(rows, len(train) / rows, train, sum(map(sum, lengths.values())), seconds)
+    texts, evaluated = list(chain.from_iterable(train)), sum(map(sum, chain.from_iterable(lengths.values())))
+    return Work(len(train), len(texts) / len(train), texts, evaluated, seconds, max(map(sum, train)))
 
 
 def _from_table(spec: RunSpec) -> Work:
@@ -89,4 +90,7 @@ def _from_table(spec: RunSpec) -> Work:
     trained = min(texts, spec.list_size) if task.kind == "ranking" else texts
     names = sum(2 + len(column) / CHARACTERS_PER_TOKEN for column in task.text_columns)  # `column: text`
     length = min(spec.max_length, characters / CHARACTERS_PER_TOKEN + names)
-    return Work(min(train, spec.train_examples or train), trained, [length], validation * texts * length)
+    most = 2 * texts if task.kind != "ranking" and texts % 1 else trained  # assumed of rows that hold unequally many
+    heaviest = most * min(2 * length, spec.max_length)
+    rows = min(train, spec.train_examples or train)
+    return Work(rows, trained, [length], validation * texts * length, heaviest=heaviest)

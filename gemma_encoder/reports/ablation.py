@@ -108,7 +108,7 @@ def display_scores(runs: pd.DataFrame, data: str) -> None:
         rows.append(row)
     display_results(pd.DataFrame(rows), spread_caption(runs), runs)
     if below := not_learnt(runs, data):
-        print(f"not above what needs no model, so not learnt with this training: {', '.join(below)}")
+        print(f"not shown to be above what needs no model, so not learnt with this training: {', '.join(below)}")
 
 
 def spread_caption(runs: pd.DataFrame) -> str:
@@ -120,15 +120,22 @@ def spread_caption(runs: pd.DataFrame) -> str:
 
 
 def not_learnt(runs: pd.DataFrame, data: str) -> list[str]:
-    """The variants whose mean is not above what needs no model, on any of the tasks."""
+    """The variants that are not shown to be above what needs no model, on any of the tasks.
+
+    Shown is what has its whole 95 % interval above; one seed has none, and its score has to be.
+    """
     floor = floors_of(runs, data)
     below = [
         variant
         for name, of_task in runs.groupby("task", sort=False)
-        for variant, mean in of_task.groupby("variant", sort=False)["score"].mean().items()
-        if mean <= max(floor[name].values())
+        for variant, part in of_task.groupby("variant", sort=False)
+        if not _lowest(summary(part["score"])) > max(floor[name].values())
     ]
     return list(dict.fromkeys(below))
+
+
+def _lowest(of: Summary) -> float:
+    return of.mean if of.n == 1 else of.low
 
 
 def seed_scores(runs: pd.DataFrame) -> dict[str, pd.Series]:

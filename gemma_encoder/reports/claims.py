@@ -6,12 +6,12 @@ Everything a claim does not name is the paper's default: bidirectional attention
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from gemma_encoder.reports.published import MARKS, Published, value
-from gemma_encoder.reports.statistics import LEVEL, VERDICTS, Paired, paired, verdict, words
+from gemma_encoder.reports.statistics import LEVEL, VERDICTS, Paired, at_once, paired, verdict, words
 from gemma_encoder.reports.tables import UNKNOWN, difference, signed
 from gemma_encoder.reports.verdict import display_verdict
 
@@ -23,7 +23,7 @@ Variant = Mapping[str, object]  # the fields of RunSpec that make it
 class Claim:
     """`first` does better than `second` (direction "higher"), or as well (direction "equal").
 
-    first, second: one variant each, or several; of several the best one counts, by its mean over the seeds.
+    first, second: one variant each, or several, of which the best counts, whichever that is (`compare`).
     names: what both sides are called in words.
     place: where the paper says so; first_there, second_there: what finds their values in the published numbers.
     model: the paper's; ours: True where the paper's answer was not found, so that the question is this kit's.
@@ -180,7 +180,7 @@ UNTESTED = {
     ),
     "RankT5": Untested(
         "On MS MARCO the adapted models rank better than RankT5",
-        "section 3.3",
+        "section not known",
         "No RankT5 is run here, and its candidates are not known; notebook 10 ranks beside BM25.",
     ),
 }
@@ -197,15 +197,25 @@ def variants() -> dict[str, dict[str, object]]:
     return {variant_name(one): dict(one) for claim in CLAIMS.values() for one in (*claim.first, *claim.second)}
 
 
-def sides(claim: Claim, scores: Mapping[str, pd.Series]) -> tuple[pd.Series, pd.Series]:
-    """The scores by seed of both sides of `claim`, of several variants those of the best; `scores` has all by name."""
-    of = ([scores[variant_name(one)] for one in side] for side in (claim.first, claim.second))
-    return tuple(max(side, key=lambda series: series.mean()) for side in of)
+def sides(claim: Claim, scores: Mapping[str, pd.Series]) -> tuple[list[pd.Series], list[pd.Series]]:
+    """The scores by seed of every variant of both sides of `claim`; `scores` has all by name."""
+    return tuple([scores[variant_name(one)] for one in side] for side in (claim.first, claim.second))
 
 
 def compare(claim: Claim, scores: Mapping[str, pd.Series], level: float = LEVEL) -> Paired:
-    """The difference of both sides of `claim`, paired by seed."""
-    return paired(*sides(claim, scores), claim.names, level)
+    """The difference of both sides of `claim`, paired by seed; of several variants that of the best ones.
+
+    Which are the best is not known, only which have the highest means. So the interval is
+    `max_f min_s low(f - s)` to `min_s max_f high(f - s)` over the variants f of the first side and s of the second,
+    with low at the level at which those of all f hold together, and high of all s (`at_once`). Above zero, some f beats
+    every s, and below, some s every f. Of one variant each it is the t-interval.
+    """
+    first, second = sides(claim, scores)
+    best = (max(side, key=lambda series: series.mean()) for side in (first, second))
+    of = paired(*best, claim.names, level)
+    lows = [min(paired(f, s, level=at_once(len(first), level)).low for s in second) for f in first]
+    highs = [max(paired(f, s, level=at_once(len(second), level)).high for f in first) for s in second]
+    return replace(of, low=max(lows), high=min(highs))
 
 
 def beside(of: Paired, claim: Claim | None) -> dict[str, str]:
@@ -222,8 +232,8 @@ def beside(of: Paired, claim: Claim | None) -> dict[str, str]:
 def judge(claim: Claim, of: Paired, margin: float, learnt: tuple[bool, bool] = (True, True)) -> str:
     """The verdict on `claim` by the paired difference `of`; `margin` in points is what counts as equal.
 
-    learnt: whether all variants of each side got above what needs no model. A difference from one that did not says
-    that it was not learnt with this training, and nothing of the claim.
+    learnt: whether all variants of each side were shown to get above what needs no model. A difference from one that
+    was not says that it was not learnt with this training, and nothing of the claim.
     """
     return verdict(of, claim.direction, margin) if all(learnt) else VERDICTS[2]
 
@@ -246,7 +256,8 @@ def _caution(claim: Claim, learnt: tuple[bool, bool]) -> str:
     of = zip(claim.names, (claim.first, claim.second), learnt, strict=True)
     who = [name if len(side) == 1 else f"a variant behind {name}" for name, side, good in of if not good]
     return "".join(
-        f" With this training {name} does not get above what needs no model: this compares training, not the two."
+        f" With this training {name} is not shown to get above what needs no model: "
+        "this compares training, not the two."
         for name in who
     )
 

@@ -91,9 +91,13 @@ def check(name: str, given: Mapping[str, Any], folder: Path = NOTEBOOKS) -> dict
 
 def parse(name: str, pairs: Iterable[str], folder: Path = NOTEBOOKS) -> dict[str, Any]:
     """Checked parameters from texts `key=value`."""
-    types = {key: found.type for key, found in parameters(name, folder).items()}
+    declared = parameters(name, folder)
+    types = {key: found.type for key, found in declared.items()}
     given = {key: value_of(text, types.get(key, "str")) for key, text in split_pairs(pairs).items()}
-    return check(name, given, folder)
+    given = check(name, given, folder)
+    if "more" in given:  # settings beside those that it has by itself
+        given["more"] = declared["more"].default | given["more"]
+    return given
 
 
 def all_parameters(name: str, changed: Mapping[str, Any]) -> dict[str, Any]:

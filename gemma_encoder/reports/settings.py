@@ -42,7 +42,7 @@ def given_parameters(names: Sequence[str], profile: Mapping[str, Any], pairs: Se
     defaults = {field.name: field.default for field in fields(RunSpec) if field.name in SETTINGS}
     given = {}
     for name, found in declared.items():
-        known = {**defaults, **settings, **_ranking_data(added, found)}
+        known = {**defaults, **settings, **_ranking_data(profile, added, found)}
         values = check(name, {key: value for key, value in known.items() if key in found})
         if "more" in found:
             rest = {key: value for key, value in settings.items() if key in SETTINGS and key not in (*found, "data")}
@@ -51,19 +51,24 @@ def given_parameters(names: Sequence[str], profile: Mapping[str, Any], pairs: Se
     return given
 
 
-def _ranking_data(added: Mapping[str, Any], found: Mapping[str, Parameter]) -> dict[str, str]:
-    """Where a notebook with parameters `found` looks for lists of candidates, if the data that a person gave says so.
+def _ranking_data(
+    profile: Mapping[str, Any], added: Mapping[str, Any], found: Mapping[str, Parameter]
+) -> dict[str, str]:
+    """Where a notebook with parameters `found` looks for lists of candidates, if the data of the other tasks say so.
+
+    Those that a person added go before all that a profile says.
 
     Beside other tasks, a folder without any leaves ranking where it was; a notebook that asks for nothing else takes
     the folder as it is, so that what is missing is said.
     """
+    given = added if "data" in added else {**profile, **added}
     if (
-        "data" not in added
-        or "ranking_data" in added
-        or ("data" in found and RANKING_TASK not in tasks_in(added["data"]))
+        "data" not in given
+        or "ranking_data" in given
+        or ("data" in found and RANKING_TASK not in tasks_in(given["data"]))
     ):
         return {}
-    return {"ranking_data": added["data"]}
+    return {"ranking_data": given["data"]}
 
 
 def check_inputs(given: Mapping[str, Mapping[str, Any]]) -> None:

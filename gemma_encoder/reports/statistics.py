@@ -88,9 +88,9 @@ def above(a: BySeed, fixed: float, names: tuple[str, str] = ("the first", "the s
     return replace(paired(a, dict.fromkeys(a.keys(), fixed), names), fixed=True)
 
 
-def at_once(count: int) -> float:
-    """The level of each of `count` intervals that hold together at LEVEL, whatever their dependence (Bonferroni)."""
-    return 1 - (1 - LEVEL) / count
+def at_once(count: int, level: float = LEVEL) -> float:
+    """The level of each of `count` intervals that hold together at `level`, whatever their dependence (Bonferroni)."""
+    return 1 - (1 - level) / count
 
 
 def words(result: Paired) -> str:

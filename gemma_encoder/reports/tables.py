@@ -52,14 +52,14 @@ def cell_text(cell: object, decimals: int = 1) -> str:
     return MISSING if cell is None or cell is pd.NA or cell is pd.NaT else str(cell)
 
 
-def signed(number: float | None) -> str:
-    """A difference that the paper reports, in points with its sign; where it is not known, the words that say so."""
-    return UNKNOWN if number is None else f"{number:+z.1f}"
+def signed(number: float | None, decimals: int = 1) -> str:
+    """A difference that the paper reports, with its sign; where it is not known, the words that say so."""
+    return UNKNOWN if number is None else f"{number:+z.{decimals}f}"
 
 
-def difference(here: float, paper: float | None) -> str:
+def difference(here: float, paper: float | None, decimals: int = 1) -> str:
     """What was measured minus what the paper reports, with its sign; where that is not known, the words that say so."""
-    return signed(None if paper is None else here - paper)
+    return signed(None if paper is None else here - paper, decimals)
 
 
 def _side(column: pd.Series) -> str:

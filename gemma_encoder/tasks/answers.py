@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +43,9 @@ def answers(
     found = (type(model).__name__, model.config.num_labels, tuple(model.config.text_columns))
     if found != wanted:
         raise InputError(f"a model of {found} does not answer {task.name}; valid: one fine-tuned for {wanted}")
+    names = tuple(model.config.id2label.values())
+    if task.labels and names != task.labels and not all(map(re.compile(r"LABEL_\d+").fullmatch, names)):
+        raise InputError(f"a model of the classes {names} does not answer {task.name}; valid: {task.labels}")
     encoded, cut = encode(rows, task, tokenizer, max_length, truncate)
     if cut:
         warnings.warn(f"{cut} texts of {task.name} were cut to {max_length} tokens", stacklevel=3)
