@@ -28,9 +28,10 @@ from gemma_encoder.experiments import watch as watch_module
 from gemma_encoder.experiments.run import run, train
 from gemma_encoder.experiments.spec import PADDINGS, RunSpec
 from gemma_encoder.experiments.splits import split
-from gemma_encoder.experiments.store import load, run_folder, whole_folder
+from gemma_encoder.experiments.store import load, run_folder
 from gemma_encoder.experiments.sweep import SweepError, sweep
 from gemma_encoder.experiments.watch import TrainingError, rows_of
+from gemma_encoder.files import whole_folder
 from gemma_encoder.tasks import get_task
 from gemma_encoder.tokens import token_ids
 
@@ -292,6 +293,29 @@ def uninterrupted(tmp_path_factory):
     return run(replace(SPEC, epochs=2), folder / "runs", keep=folder / "model"), folder / "model"
 
 
+def test_results_and_models_are_for_whom_the_umask_says(uninterrupted):
+    os.umask(umask := os.umask(0))
+    result, model = uninterrupted
+    assert [folder.stat().st_mode & 0o777 for folder in (result.folder, model)] == [0o777 & ~umask] * 2
+
+
+def test_the_seconds_of_training_are_without_those_of_evaluation(tmp_path, monkeypatch):
+    scored, slow = watch_module.EpochCurve.on_epoch_end, 0.5
+
+    def late(self, *given, **more):
+        evaluate, self.evaluate = self.evaluate, lambda: time.sleep(slow) or evaluate()
+        try:
+            return scored(self, *given, **more)
+        finally:
+            self.evaluate = evaluate
+
+    monkeypatch.setattr(watch_module.EpochCurve, "on_epoch_end", late)
+    start = time.perf_counter()
+    timing = run(replace(SPEC, epochs=2), tmp_path).timing
+    assert timing["evaluation_seconds"] > 2 * slow
+    assert timing["train_seconds"] + timing["evaluation_seconds"] < time.perf_counter() - start
+
+
 @pytest.mark.parametrize("step", [3, 4], ids=["within an epoch", "between two"])
 def test_a_long_run_that_is_killed_goes_on_where_it_was_and_ends_the_same(tmp_path, uninterrupted, step):
     (whole, model), root = uninterrupted, tmp_path / "runs"
@@ -301,6 +325,7 @@ def test_a_long_run_that_is_killed_goes_on_where_it_was_and_ends_the_same(tmp_pa
     assert all(path.name.startswith(".") for path in root.iterdir())  # nothing that could be taken for a result
     on = run(whole.spec, root, keep=tmp_path / "model")
     assert on.timing["train_tokens"] == whole.timing["train_tokens"]
+    assert all(of.timing["evaluation_seconds"] > 0 for of in (whole, on))
     trained = [of.timing["tokens_per_second"] * of.timing["train_seconds"] for of in (whole, on)]
     assert trained[0] == pytest.approx(whole.timing["train_tokens"])
     assert trained[1] == pytest.approx(trained[0] * (8 - step) / 8, rel=0.2)  # of the updates since the resume
