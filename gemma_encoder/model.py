@@ -278,7 +278,8 @@ class GemmaEncoder(GemmaEncoderPreTrainedModel):
             if visibility.spare:
                 input_ids = torch.cat([input_ids, input_ids[:, :1].expand(1, visibility.spare)], dim=1)
         else:
-            input_ids = input_ids.masked_fill(~real, 0)  # a slot without a token may hold anything
+            size = len(self.get_input_embeddings().weight)  # a slot without a token may hold anything
+            input_ids = input_ids.masked_fill((input_ids < 0) | (input_ids >= size), 0)
         return self.backbone(
             input_ids=input_ids,
             position_ids=visibility.position_ids,
