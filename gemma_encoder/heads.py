@@ -82,6 +82,7 @@ class GemmaEncoderWithHead(GemmaEncoderPreTrainedModel):
 
     def __init__(self, config: GemmaEncoderConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
+        config.settle()
         head = MLPHead(config.decoder.hidden_size, config.num_labels)
         head.apply(self._initialize_weights)  # before a pooler draws: a seed gives the same head beside any of them
         self.encoder = GemmaEncoder(config, backbone)
