@@ -95,15 +95,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_task(command: argparse.ArgumentParser) -> None:
-    """A task, and where its rows are."""
-    command.add_argument("task")
-    command.add_argument("--data-dir", default="builtin", help="folder with task files, or 'hub' (default: built-in)")
-
-
 def _add_run(command: argparse.ArgumentParser) -> None:
     """What makes one fine-tuning."""
-    _add_task(command)
+    command.add_argument("task")
+    command.add_argument("--data-dir", default="builtin", help="folder with task files, or 'hub' (default: built-in)")
     command.add_argument("--model", default="tiny", help="'tiny', a checkpoint folder, or owner/model[@revision]")
     command.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="RunSpec settings")
 

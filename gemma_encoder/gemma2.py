@@ -252,9 +252,9 @@ def sublayers_written_out(layer: nn.Module, states: Tensor, visibility: Visibili
     if not attention_written_out(states, getattr(attention, SOFTCAP, None), visibility, attention.softmax_dropout):
         return False
     parts = [*layer._modules.values(), *attention._modules.values(), *layer.mlp._modules.values()]
-    if any(getattr(part, "weight", states).dtype != states.dtype for part in parts):
+    if tuple(map(type, parts)) != PARTS or not all(map(_is_plain, parts)) or _has_any_global_hook():
         return False
-    return tuple(map(type, parts)) == PARTS and all(map(_is_plain, parts)) and not _has_any_global_hook()
+    return all(part.weight.dtype == states.dtype for part in parts if isinstance(part, (Gemma2RMSNorm, Linear)))
 
 
 def _is_plain(module: nn.Module) -> bool:

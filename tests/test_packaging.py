@@ -95,7 +95,7 @@ def test_what_a_wheel_installs_works_anywhere(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     code = (
         f"import sys, json; sys.path.insert(0, {str(tmp_path / 'packages')!r}); "
-        "import gemma_encoder, gemma_encoder.paths as paths; from gemma_encoder.experiments.spec import RunSpec; "
+        "import gemma_encoder; from gemma_encoder.experiments.spec import RunSpec; "
         "from gemma_encoder.experiments.run import run; from gemma_encoder.reports.notebooks import notebook_names; "
         "from gemma_encoder.experiments.store import code_digest; "
         "done = run(RunSpec(task='cola', train_examples=16, epochs=1)); "

@@ -237,7 +237,8 @@ def train(spec: RunSpec, working: Path) -> tuple[RunResult, list[dict], nn.Modul
         for row, (prediction, label) in enumerate(zip(part.predictions, references[name], strict=True))
     ]
     points = [row for row in trainer.state.log_history if "validation_loss" in row]
-    timing = _timing(seconds, curve.seconds, spec.epochs * sum(chain.from_iterable(lengths["train"])), curve.tokens)
+    tokens = spec.epochs * sum(chain.from_iterable(lengths["train"]))
+    timing = _timing(seconds, curve.evaluation_seconds, tokens, curve.tokens)
     return RunResult(spec, metrics, score(task, metrics), points, timing, environment, Path(os.devnull)), answers, model
 
 

@@ -42,7 +42,7 @@ class EpochCurve(TrainerCallback):
 
     def __init__(self, evaluate: Callable[[], Evaluation], model: nn.Module, rows: Dataset):
         self.evaluate, self.last, self.saved = evaluate, None, time.monotonic()
-        self.rows, self.seen, self.tokens, self.seconds = rows, watch(model), 0, 0.0
+        self.rows, self.seen, self.tokens, self.evaluation_seconds = rows, watch(model), 0, 0.0
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.seen.clear()
@@ -64,7 +64,7 @@ class EpochCurve(TrainerCallback):
     def on_epoch_end(self, args, state, control, **kwargs):
         start = time.perf_counter()
         self.last = self.evaluate()
-        self.seconds += time.perf_counter() - start
+        self.evaluation_seconds += time.perf_counter() - start
         losses = [row["loss"] for row in state.log_history if round(state.epoch) - 1 < row["epoch"] and "loss" in row]
         epoch = {"epoch": round(state.epoch), "step": state.global_step, "train_loss": sum(losses) / len(losses)}
         state.log_history.append(epoch | {"validation_loss": self.last.loss, "score": self.last.score})
